@@ -1,0 +1,1 @@
+"""Raw video in, training shards out: offline, restartable, on one machine or a cluster."""

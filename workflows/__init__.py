@@ -1,0 +1,1 @@
+"""The commands people type, and recipes for data sets and paper tables."""
