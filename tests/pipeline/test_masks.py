@@ -120,7 +120,9 @@ def test_equals_detectron2(threshold):
         threshold,
     ).numpy()
     grids = np.round(probabilities * 255).astype(np.uint8)
-    ours = np.stack([on_image(paste(g, b - 0.5, size, threshold), size) for g, b in zip(grids, boxes)])
+    ours = np.stack(
+        [on_image(paste(g, b - 0.5, size, threshold), size) for g, b in zip(grids, boxes, strict=True)]
+    )
 
     assert (ours & theirs).sum() / (ours | theirs).sum() > 0.9999
     assert (ours != theirs).sum(axis=(1, 2)).max() <= 3  # rounding at the threshold only
