@@ -1,0 +1,404 @@
+"""Video files, read exactly: the frames that the file holds, or an error that names file and frame.
+
+A file is indexed once by `probe`, which demuxes every packet without decoding (but for the
+first frame), and read by `VideoReader`, which seeks by timestamp to the last keyframe at or
+before the first wanted frame and decodes forward. Frames are found by their presentation
+timestamp, never by counting from a seek point. Decoding runs on one thread with
+`err_detect=explode` and a bit-exact colour conversion, so a frame has the same bytes
+whatever range it is read in.
+
+Files that do not store presentation times (AVI, raw streams) or store one twice are decoded
+whole by `probe`. If the times were right after all they are read like any other, else their
+frames are counted, spaced evenly, and every range is decoded from the beginning.
+
+What is noticed: a missing index, fewer packets than the container states, packets that
+the container knows to be cut, a Matroska file shorter than it says, everything that the
+decoder calls an error, frames that change size. What cannot be: a transport stream or raw
+stream cut between two frames, a fragmented MP4 cut between two fragments, and flipped bits
+that still decode as valid video (no common video codec carries checksums of its pixels).
+
+Interlaced video is not deinterlaced. Frames before the first keyframe cannot be decoded
+and are left out. Display rotation (phones held upright) is applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import IO, cast
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.sidedata.sidedata import SideData
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+
+from pipeline.errors import SourceError
+from pipeline.sources.naming import show
+
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg"}
+    | {".3gp", ".flv", ".wmv", ".asf", ".h264", ".hevc", ".mjpeg"}
+)
+
+# Their demuxers number packets in file order, which is wrong as soon as there are B-frames.
+_GUESSED_TIMES = frozenset(["avi", "h264", "hevc", "m4v", "mjpeg", "mpegvideo", "obu", "vvc"])
+# Full chroma and exact rounding; BITEXACT keeps vector and scalar code of swscale equal.
+_TO_RGB = (
+    Interpolation.BILINEAR
+    | Interpolation.FULL_CHR_H_INT
+    | Interpolation.ACCURATE_RND
+    | Interpolation.BITEXACT
+)
+# What PyAV is seen to raise on damaged files; the last two come from its own bookkeeping of streams.
+_BROKEN = (av.error.FFmpegError, MemoryError, OverflowError, UnicodeDecodeError, IndexError)
+_MAX_PIXELS = 1 << 28
+_DURATION_SLACK_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orientation:
+    """How a decoded frame is turned for display: mirrored left-right first, then turned clockwise."""
+
+    quarter_turns: int = 0
+    mirrored: bool = False
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        return (height, width) if self.quarter_turns % 2 else (width, height)
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) as decoded -> as displayed, contiguous."""
+        if self.mirrored:
+            image = image[:, ::-1]
+        return np.ascontiguousarray(np.rot90(image, -self.quarter_turns))
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoIndex:
+    """What a video file holds, in presentation order.
+
+    pts:          (N,) int64, strictly increasing, in units of time_base
+    keyframes:    (M,) int64, sorted pts at which decoding can start
+    time_base:    seconds per unit of pts
+    size:         (width, height) of the frames as displayed, pixels
+    pixel_aspect: width of a displayed pixel over its height, 1 for square pixels
+    orientation:  display rotation that the reader applies
+    sequential:   timestamps cannot be sought; pts is counted while decoding from the beginning
+    """
+
+    pts: np.ndarray
+    keyframes: np.ndarray
+    time_base: Fraction
+    size: tuple[int, int]
+    pixel_aspect: Fraction = Fraction(1)
+    orientation: Orientation = Orientation()
+    sequential: bool = False
+
+    @property
+    def timestamps_s(self) -> np.ndarray:
+        """(N,) float64, seconds since the first frame."""
+        return (self.pts - self.pts[0]) * float(self.time_base)
+
+
+def probe(path: Path) -> VideoIndex:
+    """Index a video file without decoding more than its first frame.
+
+    Raises:
+        SourceError: not a video, empty, one frame only, truncated or damaged.
+    """
+    with _opened(path) as (container, stream):
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        _require_whole(path, container, stream, packets)
+        shown = [packet for packet in packets if not packet.is_discard]
+        keyframes = sorted(p.pts for p in shown if p.is_keyframe and p.pts is not None)
+        times = sorted(p.pts for p in shown if p.pts is not None)
+        time_base, rate = stream.time_base, stream.average_rate or stream.guessed_rate
+        stored = not _GUESSED_TIMES & set(container.format.name.split(","))
+    usable = time_base is not None and len(keyframes) > 0 and len(set(times)) == len(shown)
+    if usable:
+        times = [time for time in times if time >= keyframes[0]]
+    decoded = None if usable and stored else _times_by_decoding(path)
+    sequential = not usable or decoded not in (None, times)
+    if sequential:
+        if not rate:
+            raise SourceError(
+                f"{show(path)}: states neither times nor a frame rate; re-encode it to mp4 or mkv"
+            )
+        times, keyframes, time_base = list(range(len(decoded or ()))), [0], 1 / Fraction(rate)
+    if len(times) < 2:
+        raise SourceError(
+            f"{show(path)}: {len(times)} frame(s) found, a clip needs at least 2; leave the file out"
+        )
+
+    first, pixel_aspect = _first_frame(path)
+    orientation = _orientation(path, first)
+    assert time_base is not None
+    return VideoIndex(
+        pts=np.array(times, np.int64),
+        keyframes=np.array(keyframes, np.int64),
+        time_base=time_base,
+        size=orientation.size(first.width, first.height),
+        pixel_aspect=1 / pixel_aspect if orientation.quarter_turns % 2 else pixel_aspect,
+        orientation=orientation,
+        sequential=sequential,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoReader:
+    """Reads selected frames of one video file; a `FrameReader`.
+
+    picks: (N,) int64, strictly increasing positions in `index.pts`
+    """
+
+    path: Path
+    index: VideoIndex
+    picks: np.ndarray
+
+    def frames(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Yield frames start..stop-1 of the selection, (H, W, 3) uint8 RGB, in order.
+
+        Raises:
+            SourceError: a frame is missing, damaged or of another size; it is named.
+        """
+        if not 0 <= start <= stop <= len(self.picks):
+            raise IndexError(f"frames {start}..{stop} of a clip of {len(self.picks)}")
+        if start == stop:
+            return
+        wanted = self.index.pts[self.picks[start:stop]]
+        for keyframe in self._seek_points(int(wanted[0])):
+            delivered = False
+            try:
+                for image in self._decode_from(keyframe, wanted):
+                    delivered = True
+                    yield image
+                return
+            except SourceError:
+                # Some formats seek past the keyframe asked for, and some streams need more than
+                # one keyframe to start from: start earlier, in the end at the beginning.
+                if delivered or keyframe is None:
+                    raise
+
+    def _seek_points(self, first: int) -> Iterator[int | None]:
+        """Keyframes to try, latest first in growing steps; None is the beginning of the file."""
+        if not self.index.sequential:
+            latest = int(np.searchsorted(self.index.keyframes, first, side="right")) - 1
+            step = 0
+            while latest - step > 0:
+                yield int(self.index.keyframes[latest - step])
+                step = 2 * step + 1
+        yield None
+
+    def _decode_from(self, keyframe: int | None, wanted: np.ndarray) -> Iterator[np.ndarray]:
+        """The wanted frames in order, decoding from a keyframe (None: the beginning)."""
+        queue = [int(pts) for pts in wanted]
+        done = 0
+        to_rgb = VideoReformatter()
+        with _opened(self.path) as (container, stream):
+            if keyframe is not None:
+                container.seek(keyframe, stream=stream)
+            frames = _decoded(container, stream, ignore_before=keyframe)
+            counted = enumerate(frames) if self.index.sequential else ((frame.pts, frame) for frame in frames)
+            try:
+                for pts, frame in counted:
+                    if pts is None or pts > queue[done]:
+                        raise SourceError(self._report(queue[done], "is missing"))
+                    if pts == queue[done]:
+                        yield self._image(frame, pts, to_rgb)
+                        done += 1
+                        if done == len(queue):
+                            return
+            except _BROKEN as error:
+                raise SourceError(
+                    self._report(queue[done], f"cannot be decoded ({_reason(error)})")
+                ) from error
+        raise SourceError(self._report(queue[done], "is missing"))
+
+    def _image(self, frame: VideoFrame, pts: int, to_rgb: VideoReformatter) -> np.ndarray:
+        if frame.is_corrupt:
+            raise SourceError(self._report(pts, "is damaged"))
+        if self.index.orientation.size(frame.width, frame.height) != self.index.size:
+            width, height = self.index.size
+            raise SourceError(
+                self._report(
+                    pts, f"is {frame.width}x{frame.height} before rotation in a clip of {width}x{height}"
+                )
+            )
+        rgb = to_rgb.reformat(frame, format="rgb24", interpolation=int(_TO_RGB), threads=1)
+        return self.index.orientation.apply(rgb.to_ndarray())
+
+    def _report(self, pts: int, problem: str) -> str:
+        frame = int(np.searchsorted(self.index.pts, pts))
+        return (
+            f"{show(self.path)}: frame {frame:06d} of {len(self.index.pts)} {problem}; "
+            f"the file is damaged or cut: copy it again, re-encode it or leave it out"
+        )
+
+
+class _NamelessFile:
+    """A file without its name: FFmpeg then judges by content, and no odd name ever reaches it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
+@contextmanager
+def _opened(path: Path, **demuxer_options: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """A container and its video stream, closed on exit; every failure is a SourceError."""
+    # A text file can be a playlist in disguise; without protocols it opens no other file or address.
+    options = {"protocol_whitelist": "none", **demuxer_options}
+    try:
+        file = open(path, "rb")  # noqa: SIM115 (closed by the with below)
+    except OSError as error:
+        raise SourceError(f"{show(path)}: cannot be opened ({error.strerror})") from error
+    with file:
+        try:
+            container = av.open(
+                _NamelessFile(file), "r", container_options=options, metadata_errors="replace"
+            )
+        except (*_BROKEN, ValueError) as error:
+            raise SourceError(
+                f"{show(path)}: not a readable video ({_reason(error)}); it is empty, cut or no video"
+            ) from error
+        with container:
+            stream = container.streams.best("video")
+            if not isinstance(stream, VideoStream) or stream.codec_context is None:
+                raise SourceError(
+                    f"{show(path)}: holds no video that can be decoded; leave it out or re-encode it"
+                )
+            context = stream.codec_context
+            context.options = {"err_detect": "crccheck+explode", "max_pixels": str(_MAX_PIXELS)}
+            context.thread_type, context.thread_count = "NONE", 1
+            try:
+                yield container, stream
+            except _BROKEN as error:
+                raise SourceError(
+                    f"{show(path)}: cannot be read ({_reason(error)}); it is damaged or cut"
+                ) from error
+
+
+def _decoded(
+    container: InputContainer, stream: VideoStream, ignore_before: int | None = None
+) -> Iterator[VideoFrame]:
+    """Decode forward from where the container stands, starting at a keyframe.
+
+    Pictures shown before the keyframe but stored after it (open groups of pictures) need
+    pictures from before the seek; nothing later needs them, so their errors say nothing.
+    """
+    started = False
+    for packet in container.demux(stream):
+        started = started or bool(packet.is_keyframe)
+        if packet.size and not started:
+            continue
+        leading = ignore_before is not None and packet.pts is not None and packet.pts < ignore_before
+        try:
+            frames: Iterable[VideoFrame] = packet.decode()
+        except av.error.FFmpegError:
+            if not leading:
+                raise
+            frames = ()
+        for frame in frames:
+            if ignore_before is None or frame.pts is None or frame.pts >= ignore_before:
+                yield frame
+
+
+def _first_frame(path: Path) -> tuple[VideoFrame, Fraction]:
+    """The first frame that the decoder gives, and the stream's pixel aspect ratio."""
+    with _opened(path) as (container, stream):
+        aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
+        for frame in _decoded(container, stream):
+            return frame, Fraction(aspect) if aspect and aspect > 0 else Fraction(1)
+    raise SourceError(f"{show(path)}: no frame could be decoded; the file is empty, damaged or cut")
+
+
+def _orientation(path: Path, frame: VideoFrame) -> Orientation:
+    """Read the display matrix: row vectors (x, y), y down, are multiplied from the left."""
+    attached = cast(Iterable[SideData], frame.side_data)  # typed as a mapping of names, iterates over values
+    side_data = next((data for data in attached if data.type is SideDataType.DISPLAYMATRIX), None)
+    if side_data is None:
+        return Orientation()
+    matrix = np.frombuffer(bytes(side_data), "<i4")[[0, 1, 3, 4]].reshape(2, 2) / 65536.0
+    mirrored = bool(np.linalg.det(matrix) < 0)
+    if mirrored:
+        matrix = np.diag([-1.0, 1.0]) @ matrix
+    degrees = np.degrees(np.arctan2(matrix[0, 1], matrix[0, 0]))
+    turns = round(degrees / 90)
+    if abs(degrees - 90 * turns) > 1:
+        raise SourceError(
+            f"{show(path)}: is to be shown turned by {degrees:.1f} degrees; re-encode it upright"
+        )
+    return Orientation(quarter_turns=turns % 4, mirrored=mirrored)
+
+
+def _times_by_decoding(path: Path) -> list[int | None]:
+    """Presentation times as the decoder gives them, one for each frame of the file."""
+    times: list[int | None] = []
+    with _opened(path) as (container, stream):
+        try:
+            for frame in _decoded(container, stream):
+                if frame.is_corrupt:
+                    raise SourceError(f"{show(path)}: frame {len(times):06d} is damaged; leave the file out")
+                times.append(frame.pts)
+        except _BROKEN as error:
+            raise SourceError(
+                f"{show(path)}: frame {len(times):06d} cannot be decoded ({_reason(error)}); "
+                f"the file is damaged or cut: copy it again or leave it out"
+            ) from error
+    return times
+
+
+def _require_whole(
+    path: Path, container: InputContainer, stream: VideoStream, packets: list[av.Packet]
+) -> None:
+    """Compare the packets found with what the container states."""
+    found, stated = len(packets), stream.frames
+    whole = not stated or found == stated or _packets_without_edits(path) == stated
+    if not whole or any(packet.is_corrupt for packet in packets):
+        raise SourceError(
+            f"{show(path)}: truncated or damaged: {found} frames found"
+            + (f" where the file states {stated}" if not whole else ", the last of them incomplete")
+            + "; copy it again or leave it out"
+        )
+    duration_s = _stated_duration_s(container, stream)
+    times = sorted(packet.pts for packet in packets if packet.pts is not None)
+    if duration_s is not None and len(times) > 1 and stream.time_base is not None:
+        gap = int(np.diff(times).max())
+        end_s = float((times[-1] + gap) * stream.time_base)
+        if duration_s - end_s > _DURATION_SLACK_S:
+            raise SourceError(
+                f"{show(path)}: truncated: frames end at {end_s:.2f} s where the file states "
+                f"{duration_s:.2f} s; copy it again or leave it out"
+            )
+
+
+def _packets_without_edits(path: Path) -> int:
+    """Packets of an MP4 whose edit list hides some (trimmed on a phone); counts all that are stored."""
+    with _opened(path, ignore_editlist="1") as (container, stream):
+        return sum(1 for packet in container.demux(stream) if packet.size)
+
+
+def _stated_duration_s(container: InputContainer, stream: VideoStream) -> float | None:
+    """End of the video as a Matroska file states it; others state frames or nothing to rely on."""
+    if "matroska" not in container.format.name:
+        return None
+    stated = stream.metadata.get("DURATION")
+    if stated is not None:
+        try:
+            hours, minutes, seconds = stated.split(":")
+            return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+        except ValueError:
+            return None
+    if len(container.streams) == 1 and container.duration is not None:
+        return container.duration / av.time_base
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    """FFmpeg's words without its error number."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
