@@ -15,7 +15,8 @@ What is noticed: a missing index, fewer packets than the container states, packe
 the container knows to be cut, a Matroska file shorter than it says, everything that the
 decoder calls an error, frames that change size. What cannot be: a transport stream or raw
 stream cut between two frames, a fragmented MP4 cut between two fragments, and flipped bits
-that still decode as valid video (no common video codec carries checksums of its pixels).
+that still decode as valid video (no common video codec carries checksums of its pixels; of
+100-byte holes torn into H.264 MP4 files here, 78 % raised, 18 % changed no pixel, 4 % did).
 
 Interlaced video is not deinterlaced. Frames before the first keyframe cannot be decoded
 and are left out. Display rotation (phones held upright) is applied.

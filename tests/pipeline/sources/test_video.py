@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ COUNT = 60
 FRAMES = numbered_frames(COUNT)
 GOP20_B3 = {"g": "20", "bf": "3", "sc_threshold": "0"}
 
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "one-keyframe.mp4": {"codec_options": {"g": "600", "bf": "3"}},
     "b-frames.mp4": {"codec_options": GOP20_B3},
     "faststart.mp4": {"codec_options": GOP20_B3, "container_options": {"movflags": "faststart"}},
@@ -94,11 +96,12 @@ def test_seeking_starts_at_the_keyframe_before_the_range(videos, name, monkeypat
     assert len(video.index.keyframes) == 3
     tried = []
     decode_from = VideoReader._decode_from
-    monkeypatch.setattr(
-        VideoReader,
-        "_decode_from",
-        lambda self, key, wanted: tried.append(key) or decode_from(self, key, wanted),
-    )
+
+    def spy(self: VideoReader, keyframe: int | None, wanted: np.ndarray) -> Iterator[np.ndarray]:
+        tried.append(keyframe)
+        return decode_from(self, keyframe, wanted)
+
+    monkeypatch.setattr(VideoReader, "_decode_from", spy)
     list(video.frames(45, 50))
     assert tried == [video.index.keyframes[2]]
 
