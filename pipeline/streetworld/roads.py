@@ -76,7 +76,7 @@ class Path:
                 s, d = u, v
             else:
                 radius = 1 / curvature
-                s = np.arctan2(u * np.sign(curvature), (radius - v) * np.sign(curvature)) * abs(radius)
+                s = np.arctan2(u, (radius - v) * np.sign(curvature)) * abs(radius)
                 d = radius - np.sign(curvature) * np.hypot(u, radius - v)
             inside = (s >= (-np.inf if k == 0 else 0)) & (s <= (np.inf if k == last else length))
             better = inside & (np.abs(d) < np.abs(best_d))

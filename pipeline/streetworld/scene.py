@@ -179,7 +179,9 @@ def _street(rng: np.random.Generator, scenario: str, corner: bool, driven: float
     lane = rng.uniform(3.0, 3.6)
     parking = {"empty": 0.4, "parked": 1.0}.get(scenario, 0.65)
     sides = [lanes * lane + (2.3 if rng.random() < parking else rng.uniform(0.2, 1.2)) for _ in range(2)]
-    bend = 0.0 if rng.random() < 0.35 else rng.choice([-1.0, 1.0]) / rng.uniform(500, 2500)
+    bend = (
+        0.0 if rng.random() < 0.35 else rng.choice([-1 / rng.uniform(600, 2500), 1 / rng.uniform(1100, 3500)])
+    )
     slope = 0.0 if rng.random() < 0.5 else rng.uniform(-0.04, 0.04)
     path = Path.build(0, 0, 0, stretches)
     shift = -float(path.pose(np.array(s0))[0])  # the camera starts at x = 0
@@ -443,7 +445,8 @@ def _houses(rng: np.random.Generator, street: Street, s: np.ndarray, style: str)
                 continue
             front = setback + rng.uniform(0, 0.5)
             centre = Route.along(path, np.array([middle]), side * (front + depth / 2))
-            if _on_road(clear, centre, length, depth, max(street.left, street.right) + 1.2):
+            keep_off = max(street.left, street.right) + 1.2 if side_street else half + street.pavement - 0.4
+            if _on_road(clear, centre, length, depth, keep_off):
                 continue
             if not blocks.admit(centre, length, depth, margin=-0.6):
                 continue

@@ -79,7 +79,7 @@ def draw_house(rng: np.random.Generator, length: float, depth: float, style: str
         decals.append(Decal(u=(-99, 99), v=(height - 0.45, height), colour=frame))
     if rng.random() < 0.5:  # plinth
         decals.insert(0, Decal(u=(-99, 99), v=(-5, 0.5), colour=tuple(np.array(wall) * 0.6)))
-    vary, wave = rng.uniform(0.15, 0.4), rng.uniform(0.8, 2.2)
+    vary, wave = rng.uniform(0.12, 0.32), rng.uniform(0.3, 1.3)
     front = plain(wall, vary, wave, decals=tuple(decals), facade=facade, axes=(0, 2))
     gable = plain(wall, vary, wave, facade=facade if rng.random() < 0.5 else None, axes=(1, 2))
     roof = plain(_roof(rng), 0.35, 0.8)
@@ -129,7 +129,7 @@ def draw_tree(rng: np.random.Generator) -> list[Solid]:
             solids.append(
                 ellipsoid(
                     (0, 0, 1.6 + f * (height - 2.4)),
-                    (r, r, 0.26 * height * (1 - 0.5 * f)),
+                    (r, r, 0.17 * height * (1 - 0.45 * f)),
                     _leaves(leaf * (0.8 + 0.4 * f)),
                 )
             )
