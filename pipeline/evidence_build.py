@@ -1,0 +1,273 @@
+"""Frames and evidence of all clips: which task comes next, and what its result means.
+
+A clip whose frames cannot be read, or that kills its workers again and again, is
+quarantined: the rest goes on. Anything that would fail for every clip (a full disk, a
+detector that does not load) ends the build; finished work stays.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.assembly import FilePair, Layout, is_written, remove_piece
+from pipeline.configuration import from_dict, to_dict
+from pipeline.errors import BuildError, InstanceMotionError, SourceError
+from pipeline.graph import Failure, Graph, Task
+from pipeline.plan import PlannedFile, PlannedPiece
+from pipeline.progress import Progress
+from pipeline.shards.hdf5 import publish
+from pipeline.shards.manifest import file_name
+from pipeline.sources.clip import Clip
+from pipeline.worker import FileJob, PieceJob, PieceReport, run_file, run_piece
+
+if TYPE_CHECKING:
+    from pipeline.build import BuildConfig
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvidenceResult:
+    """files: what was published, by file index; failed: reason by clip name."""
+
+    files: dict[int, FilePair]
+    failed: dict[str, str]
+    worked_frames: int
+    detections: int
+    seconds: dict[str, float]
+
+    @staticmethod
+    def nothing() -> EvidenceResult:
+        return EvidenceResult(files={}, failed={}, worked_frames=0, detections=0, seconds={})
+
+
+@dataclass
+class _FileState:
+    """What one planned file still waits for."""
+
+    planned: PlannedFile
+    pieces: tuple[PlannedPiece, ...]
+    before: PlannedPiece | None
+    missing: set[PlannedPiece] = field(default_factory=set)
+    published: FilePair | None = None
+    assembling: bool = False
+
+
+class EvidenceBuild:
+    """The state of a build's first part, in the process that drives it."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        clips: Sequence[Clip],
+        files: Sequence[PlannedFile],
+        config: BuildConfig,
+        *,
+        needs_gpu: bool,
+    ) -> None:
+        self._layout, self._clips, self._config, self._needs_gpu = layout, clips, config, needs_gpu
+        per_piece = config.plan.frames_per_piece
+        self._files = [
+            _FileState(
+                planned=file, pieces=file.pieces(per_piece), before=_piece_before(files, file, per_piece)
+            )
+            for file in files
+        ]
+        self._failed: dict[str, str] = {}
+        self._todo: dict[PlannedPiece, None] = {}  # ordered
+        self._ready: deque[_FileState] = deque()
+        self._done_frames = self._worked_frames = self._detections = 0
+        self._seconds: Counter[str] = Counter()
+        self._find_finished_work()
+
+    @property
+    def frames_total(self) -> int:
+        return sum(len(clip) for clip in self._clips)
+
+    def run(self, graph: Graph, bar: Progress) -> EvidenceResult:
+        """Do what is left.
+
+        Raises:
+            BuildError, DetectorError, ConfigError: nothing can go on.
+        """
+        bar.skip(self._done_frames)
+        for task, result in graph.run(self._next_task):
+            if isinstance(task.argument, PieceJob):
+                self._take_piece(task.argument, result, bar)
+            else:
+                self._take_file(task.argument, result)
+        self._drop_failed_files()
+        return EvidenceResult(
+            files={
+                state.planned.index: state.published for state in self._files if state.published is not None
+            },
+            failed=dict(self._failed),
+            worked_frames=self._worked_frames,
+            detections=self._detections,
+            seconds=dict(self._seconds),
+        )
+
+    def placement(self, failed: Mapping[str, str]) -> dict[str, tuple[tuple[int, int, int], ...]]:
+        """Per clip: (file, first row, frames) of its segments, without the clips that failed."""
+        placed: dict[str, list[tuple[int, int, int]]] = {}
+        for state in self._files:
+            row = 0
+            for segment in state.planned.segments:
+                name = self._clips[segment.clip_index].name
+                if name in failed:
+                    continue
+                count = segment.stop - segment.start
+                placed.setdefault(name, []).append((state.planned.index, row, count))
+                row += count
+        return {name: tuple(segments) for name, segments in placed.items()}
+
+    def _find_finished_work(self) -> None:
+        for state in self._files:
+            state.published = self._read_record(state)
+            if state.published is not None:
+                self._done_frames += sum(piece.stop - piece.start for piece in state.pieces)
+                continue
+            for piece in (*([state.before] if state.before else []), *state.pieces):
+                if not is_written(self._layout, piece):
+                    self._todo[piece] = None
+                    state.missing.add(piece)
+                elif piece is not state.before:
+                    self._done_frames += piece.stop - piece.start
+            if not state.missing:
+                self._ready.append(state)
+
+    def _next_task(self) -> Task | None:
+        if self._ready:
+            return self._file_task(self._ready.popleft())
+        while self._todo:
+            piece = next(iter(self._todo))
+            del self._todo[piece]
+            if self._clips[piece.clip_index].name in self._failed:
+                continue
+            job = PieceJob(
+                layout=self._layout,
+                piece=piece,
+                clip=self._clips[piece.clip_index],
+                detector=self._config.detector,
+            )
+            return Task(
+                function=run_piece, argument=job, key=f"piece-{piece.name}", needs_gpu=self._needs_gpu
+            )
+        return None
+
+    def _file_task(self, state: _FileState) -> Task | None:
+        pieces = tuple(
+            piece for piece in state.pieces if self._clips[piece.clip_index].name not in self._failed
+        )
+        state.assembling = True
+        if not pieces:
+            return self._next_task()
+        job = FileJob(layout=self._layout, file=state.planned, pieces=pieces, before=state.before)
+        return Task(function=run_file, argument=job, key=f"file-{state.planned.index:05d}")
+
+    def _take_piece(self, job: PieceJob, result: PieceReport | Failure, bar: Progress) -> None:
+        clip = job.clip.name
+        if isinstance(result, Failure):
+            self._quarantine(clip, _reason(clip, result), bar)
+        else:
+            self._worked_frames += result.frames
+            self._detections += result.detections
+            self._seconds.update(result.seconds)
+            bar.advance(result.frames)
+        for state in self._files:
+            if job.piece in state.missing:
+                state.missing.discard(job.piece)
+                self._check_ready(state)
+
+    def _quarantine(self, clip: str, reason: str, bar: Progress) -> None:
+        if clip in self._failed:
+            return
+        self._failed[clip] = reason
+        bar.say(f"quarantined {clip}: {reason}")
+        for state in self._files:
+            gone = {piece for piece in state.missing if self._clips[piece.clip_index].name == clip}
+            if gone:
+                state.missing -= gone
+                self._check_ready(state)
+
+    def _check_ready(self, state: _FileState) -> None:
+        if not state.missing and not state.assembling and state not in self._ready:
+            self._ready.append(state)
+
+    def _take_file(self, job: FileJob, result: FilePair | Failure) -> None:
+        if isinstance(result, Failure):
+            raise _fatal(result)
+        state = next(state for state in self._files if state.planned.index == job.file.index)
+        state.published = result
+        clips = self._clip_names(job.pieces)
+        record = {"clips": clips, **to_dict(result)}
+        publish(self._record_path(state), json.dumps(record).encode())
+        if clips != self._clip_names(state.pieces):
+            return  # the others' pieces are needed when the failed clips are tried again
+        borders = {other.before for other in self._files}
+        for piece in state.pieces:
+            if piece not in borders:
+                remove_piece(self._layout, piece)
+
+    def _drop_failed_files(self) -> None:
+        """Files of a long clip may have been published before another part of it failed."""
+        for state in self._files:
+            names = self._clip_names(state.pieces)
+            if state.published is not None and all(name in self._failed for name in names):
+                state.published = None
+                self._record_path(state).unlink(missing_ok=True)
+                for layer in ("frames", "evidence"):
+                    (self._layout.folder / layer / file_name(state.planned.index)).unlink(missing_ok=True)
+
+    def _clip_names(self, pieces: Sequence[PlannedPiece]) -> list[str]:
+        return list(dict.fromkeys(self._clips[piece.clip_index].name for piece in pieces))
+
+    def _record_path(self, state: _FileState) -> Path:
+        return self._layout.work / "files" / f"{state.planned.index:05d}.json"
+
+    def _read_record(self, state: _FileState) -> FilePair | None:
+        """What an earlier run published for this file, if all its clips are in and it is still there."""
+        try:
+            record = json.loads(self._record_path(state).read_text())
+        except OSError:
+            return None
+        if record.pop("clips") != self._clip_names(state.pieces):
+            return None
+        pair = from_dict(FilePair, record, str(self._record_path(state)))
+        for layer, entry in (("frames", pair.frames), ("evidence", pair.evidence)):
+            path = self._layout.folder / layer / file_name(state.planned.index)
+            if not path.is_file() or path.stat().st_size != entry.bytes:
+                return None
+        return pair
+
+
+def _piece_before(files: Sequence[PlannedFile], file: PlannedFile, per_piece: int) -> PlannedPiece | None:
+    if file.segments[0].start == 0:
+        return None
+    return files[file.index - 1].pieces(per_piece)[-1]
+
+
+def _reason(clip: str, failure: Failure) -> str:
+    """Why a clip is quarantined; raises what must end the build."""
+    if failure.killed:
+        return f"its workers died again and again ({failure.error})"
+    if isinstance(failure.error, SourceError):
+        return str(failure.error)
+    if isinstance(failure.error, (InstanceMotionError, OSError)):
+        raise _fatal(failure)
+    print(f"unexpected error in clip {clip}:\n{failure.details}", file=sys.stderr)
+    return f"unexpected {type(failure.error).__name__}: {failure.error}"
+
+
+def _fatal(failure: Failure) -> BaseException:
+    error = failure.error
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return BuildError(f"the disk is full ({error.strerror}); make room and run the same build again")
+    return error

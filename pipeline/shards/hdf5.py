@@ -1,0 +1,174 @@
+"""HDF5 files that are published whole, and opened only when they are what they claim.
+
+Writing: h5py crashes the process when the disk fills under it, and an interrupted write
+leaves a file that cannot be opened. So a file is built in memory, written as plain bytes
+to a temporary neighbour, synced, and renamed.
+
+Opening: HDF5 can point out of the file (external links, virtual data sets, external
+storage), run filters, and declare shapes without data behind them. Our files hold plain
+contiguous data sets in the root group and nothing else, so anything else is refused
+before a byte of it is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from pipeline.errors import ShardError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One data set: its element type and its shape, None where the length is free."""
+
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+Schema = Mapping[str, Column]
+
+
+def file_image(
+    attributes: Mapping[str, str | int], columns: Mapping[str, np.ndarray], schema: Schema
+) -> bytes:
+    """The bytes of an HDF5 file; equal content gives equal bytes."""
+    if set(columns) != set(schema):
+        raise ValueError(f"columns {sorted(columns)} are not {sorted(schema)}")
+    # An in-memory file with a fixed library version bound: its bytes hold no time stamps.
+    with h5py.File(
+        "image", "w", driver="core", backing_store=False, libver=("v110", "v110"), track_order=False
+    ) as file:
+        for name in sorted(attributes):
+            file.attrs[name] = attributes[name]
+        for name in sorted(schema):
+            array = np.ascontiguousarray(columns[name], dtype=schema[name].dtype)
+            _check_shape(name, array.shape, schema[name])
+            file.create_dataset(name, data=array, track_times=False)
+        file.flush()
+        return file.id.get_file_image()
+
+
+def publish(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OSError: disk full, no permission; nothing is left behind at `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def open_checked(path: Path, attributes: Mapping[str, str | int], schema: Schema) -> h5py.File:
+    """Open a file for reading after checking that it is what its layer says.
+
+    Args:
+        attributes: what the file must state about itself (format, version, set).
+        schema:     the data sets that it must hold, and no others.
+
+    Raises:
+        ShardError: missing, unreadable, of another format, version or set, or hostile.
+    """
+    if path.is_symlink() or not path.is_file():
+        raise ShardError(f"{path}: expected a regular file; rebuild it with `instance-motion build`")
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ShardError(
+            f"{path}: not a readable HDF5 file ({' '.join(str(error).split())}); "
+            "delete it and run `instance-motion build` again"
+        ) from None
+    try:
+        _check_attributes(path, file, attributes)
+        _check_columns(path, file, schema)
+    except ShardError:
+        file.close()
+        raise
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:  # damaged metadata
+        file.close()
+        raise ShardError(f"{path}: damaged ({' '.join(str(error).split())}); rebuild it") from None
+    return file
+
+
+def read_column(file: h5py.File, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Rows start..stop-1 of a data set; damage under HDF5 becomes a ShardError."""
+    try:
+        return file[name][start:stop]
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ShardError(f"{file.filename}: cannot read {name} ({' '.join(str(error).split())})") from None
+
+
+def _check_attributes(path: Path, file: h5py.File, expected: Mapping[str, str | int]) -> None:
+    for name, value in expected.items():
+        found: Any = file.attrs.get(name)
+        found = found.item() if isinstance(found, np.generic) else found
+        if found != value:
+            raise ShardError(f"{path}: {name} is {_short(found)}, expected {value!r}; {_remedy(name)}")
+
+
+def _remedy(name: str) -> str:
+    if name == "version":
+        return "install the release of instance-motion that wrote it, or rebuild the set with this one"
+    if name == "set_id":
+        return "it belongs to another shard set; put back the file that was built with this one"
+    return "it is not part of this layer"
+
+
+def _check_columns(path: Path, file: h5py.File, schema: Schema) -> None:
+    names = set(file)
+    if names != set(schema):
+        odd = sorted(names ^ set(schema))[0]
+        raise ShardError(
+            f"{path}: data set {_short(odd)} is {'unknown' if odd in names else 'missing'}; rebuild it"
+        )
+    size_on_disk = path.stat().st_size
+    for name, column in schema.items():
+        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+            raise ShardError(f"{path}: {name} is a link, expected data; do not use this file")
+        dataset = file[name]
+        if not isinstance(dataset, h5py.Dataset):
+            raise ShardError(f"{path}: {name} is a group, expected data; do not use this file")
+        if dataset.is_virtual or dataset.external or dataset.chunks is not None or dataset.compression:
+            raise ShardError(f"{path}: {name} is not stored as plain data in this file; do not use it")
+        if dataset.dtype != np.dtype(column.dtype):
+            raise ShardError(f"{path}: {name} holds {dataset.dtype}, expected {column.dtype}")
+        _check_shape(f"{path}: {name}", dataset.shape, column)
+        if dataset.size and (dataset.nbytes > size_on_disk or dataset.id.get_offset() is None):
+            raise ShardError(f"{path}: {name} declares {dataset.nbytes} bytes in a file of {size_on_disk}")
+
+
+def _check_shape(name: str, shape: tuple[int, ...], column: Column) -> None:
+    fits = len(shape) == len(column.shape) and all(
+        want is None or want == have for want, have in zip(column.shape, shape, strict=True)
+    )
+    if not fits:
+        raise ShardError(f"{name} has shape {shape}, expected {column.shape}")
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

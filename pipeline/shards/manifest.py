@@ -1,0 +1,177 @@
+"""shardset.json: what a shard set is made of, written last and replaced whole.
+
+The manifest holds nothing that differs between two builds of the same input (no times, no
+host names, no absolute paths), so equal builds have equal manifests.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from pipeline.classes import CLASSES
+from pipeline.configuration import from_dict, to_dict
+from pipeline.errors import ConfigError, ShardError
+from pipeline.shards.codec import ImageCodec
+from pipeline.shards.hdf5 import publish
+
+FORMAT, VERSION = "instance-motion shard set", 1
+MANIFEST = "shardset.json"
+MAX_MANIFEST_BYTES = 1 << 29
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipEntry:
+    """One clip: its length, its camera for stored frames, and where its frames are.
+
+    files: (file index, row of the clip's first frame in that file, frames) per segment
+    """
+
+    name: str
+    frames: int
+    K: tuple[tuple[float, ...], ...]
+    fingerprint: str
+    files: tuple[tuple[int, int, int], ...]
+
+    @property
+    def intrinsics(self) -> np.ndarray:
+        """(3, 3) float64, pixels of the stored frame."""
+        return np.array(self.K, np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEntry:
+    """One published file: what its bytes must be."""
+
+    sha256: str
+    bytes: int
+    frames: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuarantineEntry:
+    """A clip that is not in the set, and why."""
+
+    clip: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MasksEntry:
+    """One masks layer: its settings and its files, by name within masks/<layer>/."""
+
+    config: dict[str, Any]
+    digest: str
+    files: dict[str, FileEntry] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything that a reader must know before it opens a file.
+
+    set_id: digest of input and configuration; every file of the set states it
+    size:   (width, height) of stored frames
+    config: how the set was built: source, frames, flow, detector, for the record
+    """
+
+    set_id: str
+    size: tuple[int, int]
+    codec: ImageCodec
+    classes: tuple[str, ...]
+    config: dict[str, Any]
+    clips: tuple[ClipEntry, ...]
+    quarantine: tuple[QuarantineEntry, ...]
+    frames: dict[str, FileEntry]
+    evidence: dict[str, FileEntry]
+    masks: dict[str, MasksEntry] = field(default_factory=dict)
+
+    def with_masks(self, name: str, entry: MasksEntry) -> Manifest:
+        """The same set with one masks layer added or replaced."""
+        return replace(self, masks={**self.masks, name: entry})
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Publish shardset.json; equal manifests give equal bytes."""
+    data = {"format": FORMAT, "version": VERSION, **to_dict(manifest)}
+    text = json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    publish(folder / MANIFEST, text.encode())
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check shardset.json.
+
+    Raises:
+        ShardError: no shard set, an unfinished one, of another version, or damaged.
+    """
+    path = folder / MANIFEST
+    if not path.is_file() or path.is_symlink():
+        unfinished = (folder / ".build").is_dir()
+        hint = (
+            "an unfinished build; run the same `instance-motion build` again"
+            if unfinished
+            else "no shard set"
+        )
+        raise ShardError(f"{folder}: {hint} ({MANIFEST} is missing)")
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise ShardError(f"{path}: larger than {MAX_MANIFEST_BYTES} bytes; this is not a manifest")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        found = (data.pop("format", None), data.pop("version", None))
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ShardError(
+            f"{path}: not a manifest ({' '.join(str(error).split())}); rebuild the set"
+        ) from None
+    if found != (FORMAT, VERSION):
+        raise ShardError(
+            f"{path}: {found[0]!r} version {found[1]!r}, expected {FORMAT!r} version {VERSION}; "
+            "install the release of instance-motion that wrote it, or rebuild the set with this one"
+        )
+    try:
+        manifest = from_dict(Manifest, data, path.name)
+    except (ConfigError, TypeError) as error:
+        raise ShardError(f"{folder}: {error}; rebuild the set") from None
+    _check(path, manifest)
+    return manifest
+
+
+def check_layer_name(name: str) -> str:
+    """A masks layer's name becomes a folder: letters, digits, . _ - only."""
+    safe = name and all(ch.isascii() and (ch.isalnum() or ch in "._-") for ch in name) and name[0] not in ".-"
+    if not safe or len(name) > 100:
+        raise ConfigError(
+            f"layer name {name[:40]!r}: use letters, digits, '.', '_' and '-', such as 'score-0.7'"
+        )
+    return name
+
+
+def _check(path: Path, manifest: Manifest) -> None:
+    width, height = manifest.size
+    if not (0 < width <= 16384 and 0 < height <= 16384):
+        raise ShardError(f"{path}: frame size {width}x{height} is absurd; rebuild the set")
+    if manifest.classes != CLASSES[: len(manifest.classes)]:
+        raise ShardError(f"{path}: its classes are not those of this release; rebuild the set")
+    for layer in (manifest.frames, manifest.evidence, *(masks.files for masks in manifest.masks.values())):
+        for name in layer:
+            if PurePosixPath(name).name != name or not name.endswith(".h5") or len(name) > 100:
+                raise ShardError(f"{path}: file name {name[:60]!r} is not one of a shard set; do not use it")
+    try:
+        for name in manifest.masks:
+            check_layer_name(name)
+    except ConfigError as error:
+        raise ShardError(f"{path}: {error}") from None
+    for clip in manifest.clips:
+        if np.shape(clip.K) != (3, 3) or sum(count for _, _, count in clip.files) != clip.frames:
+            raise ShardError(f"{path}: clip {clip.name[:60]!r} does not add up; rebuild the set")
+        for index, first, count in clip.files:
+            entry = manifest.frames.get(file_name(index))
+            if entry is None or first < 0 or count < 1 or first + count > entry.frames:
+                raise ShardError(f"{path}: clip {clip.name[:60]!r} points outside its files; rebuild the set")
+
+
+def file_name(index: int) -> str:
+    """Name of the index-th file of every layer."""
+    return f"{index:05d}.h5"

@@ -1,0 +1,131 @@
+"""Check every byte and every invariant of a shard set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import ShardError
+from pipeline.shards.codec import decode_image
+from pipeline.shards.manifest import ClipEntry, FileEntry
+from pipeline.shards.masks import Instances
+from pipeline.shards.reader import ShardSet, locate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that is wrong: where, and what."""
+
+    where: str
+    problem: str
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def layers(shards: ShardSet) -> dict[str, dict[str, FileEntry]]:
+    """Every layer's folder and the files that the manifest lists in it."""
+    manifest = shards.manifest
+    masks = {f"masks/{name}": entry.files for name, entry in manifest.masks.items()}
+    return {"frames": manifest.frames, "evidence": manifest.evidence, **masks}
+
+
+def verify_files(shards: ShardSet) -> Iterator[tuple[str, Finding | None]]:
+    """Every listed file against its size and SHA-256, and every folder for files not listed."""
+    for layer, files in layers(shards).items():
+        for name, entry in sorted(files.items()):
+            where, path = f"{layer}/{name}", shards.folder / layer / name
+            if path.is_symlink() or not path.is_file():
+                yield where, Finding(where=where, problem="missing")
+            elif path.stat().st_size != entry.bytes:
+                problem = f"{path.stat().st_size} bytes, the manifest says {entry.bytes}"
+                yield where, Finding(where=where, problem=problem)
+            elif sha256_of(path) != entry.sha256:
+                yield (
+                    where,
+                    Finding(where=where, problem="SHA-256 differs from the manifest: the file is damaged"),
+                )
+            else:
+                yield where, None
+        for path in sorted((shards.folder / layer).glob("*.h5")):
+            if path.name not in files:
+                where = f"{layer}/{path.name}"
+                yield where, Finding(where=where, problem="not in the manifest")
+
+
+def verify_clip(shards: ShardSet, clip: ClipEntry) -> list[Finding]:
+    """Every frame of one clip: decodes, and all tables agree with each other."""
+    findings: list[Finding] = []
+
+    def check(where: str, holds: bool, problem: str) -> None:
+        if not holds:
+            findings.append(Finding(where=where, problem=problem))
+
+    try:
+        times = shards.timestamps_s(clip)
+        check(clip.name, bool(np.all(np.diff(times) > 0)), "timestamps do not increase")
+        for frame in range(clip.frames):
+            _verify_frame(shards, clip, frame, check)
+        for layer in shards.manifest.masks:
+            for frame in range(clip.frames):
+                _verify_masks(shards, layer, clip, frame, check)
+    except ShardError as error:
+        findings.append(Finding(where=clip.name, problem=str(error)))
+    return findings
+
+
+def _verify_frame(shards: ShardSet, clip: ClipEntry, frame: int, check) -> None:  # type: ignore[no-untyped-def]
+    where = f"{clip.name} frame {frame}"
+    index, row = locate(clip, frame)
+    file = shards.frames_file(index)
+    decode_image(file.encoded(row), file.codec, file.size)
+    evidence = shards.evidence(clip, frame)
+    detections, overlaps = evidence.detections, evidence.overlaps
+    scores = detections.scores
+    check(where, bool(np.isfinite(detections.boxes).all()), "a detection's box is not finite")
+    check(where, bool(((scores >= 0) & (scores <= 1)).all()), "a score is outside [0, 1]")
+    check(where, bool((np.diff(scores) <= 0).all()), "detections are not ordered by score")
+    check(where, bool((detections.classes < len(shards.manifest.classes)).all()), "a class is unknown")
+    before = len(shards.evidence(clip, frame - 1).detections) if frame else 0
+    check(where, bool((overlaps.prev < before).all()), "an overlap names a detection that is not there")
+    check(
+        where, bool((overlaps.next < len(detections)).all()), "an overlap names a detection that is not there"
+    )
+    check(
+        where,
+        bool((overlaps.pixels[:, ::2] <= overlaps.pixels[:, 1::2]).all()),
+        "an intersection exceeds its union",
+    )
+
+
+def _verify_masks(shards: ShardSet, layer: str, clip: ClipEntry, frame: int, check) -> None:  # type: ignore[no-untyped-def]
+    where = f"{clip.name} frame {frame}, masks {layer}"
+    labels, instances = shards.labels(layer, clip, frame), shards.instances(layer, clip, frame)
+    counts = np.bincount(labels.ravel(), minlength=len(instances) + 1)
+    check(where, len(counts) == len(instances) + 1, "the label map has a label without an instance")
+    check(
+        where,
+        bool((counts[1 : len(instances) + 1] == instances.area).all()),
+        "an area differs from its label",
+    )
+    check(where, len(set(instances.track.tolist())) == len(instances), "a track occurs twice in the frame")
+    check(where, bool((instances.track > 0).all()), "an instance has no track")
+    pairs = shards.pairs(layer, clip, frame)
+    if not len(pairs):
+        return
+    before = shards.instances(layer, clip, frame - 1) if frame else None
+    fits = before is not None and _labels_exist(pairs.prev, before) and _labels_exist(pairs.next, instances)
+    check(where, fits, "a pair names a label that is not there")
+    if fits and before is not None:
+        same = before.track[pairs.prev.astype(int) - 1] == instances.track[pairs.next.astype(int) - 1]
+        check(where, bool(same.all()), "matched instances have different tracks")
+
+
+def _labels_exist(labels: np.ndarray, instances: Instances) -> bool:
+    return bool(((labels >= 1) & (labels <= len(instances))).all())
