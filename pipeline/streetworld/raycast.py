@@ -84,13 +84,15 @@ class View:
     """What of the model one frame sees, in camera coordinates.
 
     camera_T_body: (B, 4, 4);  world_T_camera: (4, 4)
-    planes: (P, 4) n and c;  shown: solids in view, rects: (S, 4) u0, v0, u1, v1 (half open)
+    planes: (P, 4) n and c;  rects: (S, 4) u0, v0, u1, v1 (half open)
+    shown: solids in view, near ones first;  nearest_q: (S,) 1 / depth of their nearest corner
     """
 
     camera_T_body: np.ndarray
     world_T_camera: np.ndarray
     planes: np.ndarray
-    shown: np.ndarray
+    shown: list[int]
+    nearest_q: np.ndarray
     rects: np.ndarray
 
 
@@ -149,12 +151,15 @@ def see(model: Model, world_T_camera: np.ndarray, frame: int, K: np.ndarray, siz
     c = model.planes[:, 3] - np.einsum("pi,pi->p", n, plane_T[:, :3, 3])
     corners = np.einsum("sij,skj->ski", solid_T[:, :3, :3], model.corners) + solid_T[:, None, :3, 3]
     rects = project_bounds(corners, K, size)
-    seen = (rects[:, 2] > rects[:, 0]) & (rects[:, 3] > rects[:, 1]) & (corners[:, :, 2].min(1) < FAR_M)
+    nearest = corners[:, :, 2].min(1, initial=np.inf)
+    seen = (rects[:, 2] > rects[:, 0]) & (rects[:, 3] > rects[:, 1]) & (nearest < FAR_M)
+    order = np.argsort(nearest, kind="stable")
     return View(
         camera_T_body=camera_T_body,
         world_T_camera=world_T_camera,
         planes=np.concatenate([n, c[:, None]], 1),
-        shown=np.flatnonzero(seen),
+        shown=order[seen[order]].tolist(),
+        nearest_q=1 / np.maximum(nearest, 1e-3),
         rects=rects,
     )
 
@@ -191,69 +196,72 @@ def project_bounds(points: np.ndarray, K: np.ndarray, size: tuple[int, int]) -> 
 def cast(model: Model, view: View, rays: Rays, hits: Hits) -> None:
     """Cast every shown solid into `hits` (in place): nearest surface wins."""
     device = rays.x.device
-    n, c = view.planes[:, :3], view.planes[:, 3]
-    c = np.where(np.abs(c) < 1e-9, -1e-9, c)  # the camera lies in the plane: it bounds nothing in front
-    affine = torch.from_numpy((-n / c[:, None]).astype(np.float32)).to(device)
-    front = c > 0
+    bounds = _Bounds.of(model, view, device)
     for i in view.shown:
         u0, v0, u1, v1 = view.rects[i]
+        q, surface = hits.q[:, v0:v1, u0:u1], hits.surface[:, v0:v1, u0:u1]
+        if view.nearest_q[i] <= float(q.min()):
+            continue  # hidden behind what was cast before
         x, y = rays.x[:, :, u0:u1], rays.y[:, v0:v1]
-        span = slice(model.first[i], model.first[i + 1])
-        facing = np.flatnonzero(front[span])
+        a, b, c = bounds.first[i], bounds.turn[i], bounds.first[i + 1]
         q_in = face = None
-        if len(facing):
-            q_in, face = _bound(affine[span][facing], x, y).min(0)
-            face = torch.as_tensor(facing, device=device)[face] if len(facing) > 1 else face + int(facing[0])
-        behind = np.flatnonzero(~front[span])
-        q_out = _bound(affine[span][behind], x, y).amax(0) if len(behind) else None
+        if b > a + 1:
+            q_in, face = _bound(bounds.affine[a:b], x, y).min(0)
+            face = bounds.face[a:b][face]
+        elif b > a:
+            q_in = _bound(bounds.affine[a:b], x, y)[0]
+            face = bounds.face[a].expand(q_in.shape)
+        q_out = _bound(bounds.affine[b:c], x, y).amax(0) if c > b else None
         if model.curved[i]:
-            near, far = _curved(model, view, int(i), x, y)
+            near, far = _curved(bounds, i, x, y)
             if near is not None:
-                last = span.stop - span.start
-                if q_in is None:
-                    q_in, face = near, torch.full_like(near, last, dtype=torch.int64)
+                curved = bounds.curved_face[i]
+                if q_in is None or face is None:
+                    q_in, face = near, curved.expand(near.shape)
                 else:
-                    face = torch.where(near < q_in, last, face)
+                    face = torch.where(near < q_in, curved, face)
                     q_in = torch.minimum(q_in, near)
             q_out = far if q_out is None else torch.maximum(q_out, far)
         if q_in is None or face is None or q_out is None:
             continue
-        q, surface = hits.q[:, v0:v1, u0:u1], hits.surface[:, v0:v1, u0:u1]
-        hit = (q_in > q) & (q_in > q_out) & (q_in < 1 / NEAR_M)
+        hit = (q_in > torch.maximum(q, q_out)).logical_and_(q_in < 1 / NEAR_M)
         q.copy_(torch.where(hit, q_in, q))
-        surface.copy_(torch.where(hit, face.to(torch.int32) + int(model.face[i]), surface))
+        surface.copy_(torch.where(hit, face, surface))
 
 
 def cast_ground(street: Street, view: View, rays: Rays, lookup: RoadMap) -> Hits:
     """Road, kerb and pavement under every ray."""
     shape = torch.broadcast_shapes(rays.x.shape, rays.y.shape)
-    low = _ground_q(street, view, rays, 0.0)
-    high = _ground_q(street, view, rays, street.kerb)
-    out_low, out_high = (lookup.beyond_kerb(*world_xy(view, rays, q)) for q in (low, high))
-    pavement, road = out_high > 0, out_low <= 0
-    # The ray passes over the road at the pavement's height and is past the kerb at the
-    # road's height: it meets the kerb's face in between.
+    q = _ground_q(street, view, rays, 0.0).expand(shape).flatten()
+    surface = torch.zeros(len(q), dtype=torch.int32, device=q.device)
+    seen = (q > 1 / FAR_M).nonzero()[:, 0]
+    x, y = (a.expand(shape).flatten()[seen] for a in (rays.x, rays.y))
+    low = q[seen]
+    high = _ground_q(street, view, rays, street.kerb).expand(shape).flatten()[seen]
+    out = lookup.beyond_kerb(*world_xy(view, x, y, high))
+    kind = torch.where(out > 0, PAVEMENT, ROAD).to(torch.int32)
+    found = torch.where(out > 0, high, low)
+    # A ray that passes over the road at the pavement's height may be past the kerb where it
+    # comes down to the road: then it meets the kerb's face in between.
     t_low, t_high = 1 / low, 1 / high
-    share = (out_high / (out_high - out_low)).clamp(0, 1)
-    kerb = 1 / (t_high + share * (t_low - t_high))
-    q = torch.where(pavement, high, torch.where(road, low, kerb))
-    surface = torch.where(pavement, PAVEMENT, torch.where(road, ROAD, KERB)).to(torch.int32)
-    seen = q > 1 / FAR_M
-    zero = torch.zeros((), device=q.device)
-    return Hits(
-        q=torch.where(seen, q, zero).expand(shape).contiguous(),
-        surface=torch.where(seen, surface, SKY).to(torch.int32).expand(shape).contiguous(),
-    )
+    doubt = ((out <= 0) & (-out < 1.5 * (t_low - t_high))).nonzero()[:, 0]
+    out_low = lookup.beyond_kerb(*world_xy(view, x[doubt], y[doubt], low[doubt]))
+    share = (out[doubt] / (out[doubt] - out_low).clamp(max=-1e-6)).clamp(0, 1)
+    kerb = 1 / (t_high[doubt] + share * (t_low[doubt] - t_high[doubt]))
+    found[doubt] = torch.where(out_low > 0, kerb, low[doubt])
+    kind[doubt] = torch.where(out_low > 0, KERB, ROAD).to(torch.int32)
+    q = torch.zeros_like(q)
+    q[seen], surface[seen] = found, kind
+    return Hits(q=q.reshape(shape), surface=surface.reshape(shape))
 
 
-def world_xy(view: View, rays: Rays, q: Tensor) -> tuple[Tensor, Tensor]:
-    """World X and Y of the points at inverse depth q on the rays."""
+def world_xy(view: View, x: Tensor, y: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """World X and Y of the points at inverse depth q on rays (x, y, 1)."""
     R, t = view.world_T_camera[:3, :3], view.world_T_camera[:3, 3]
-    z = 1 / q.clamp(min=1 / FAR_M)
-    return tuple(
-        (float(R[k, 0]) * rays.x + (float(R[k, 1]) * rays.y + float(R[k, 2]))) * z + float(t[k])
-        for k in (0, 1)
-    )  # type: ignore[return-value]
+    z = 1 / q
+    X = (float(R[0, 0]) * x + (float(R[0, 1]) * y + float(R[0, 2]))) * z + float(t[0])
+    Y = (float(R[1, 0]) * x + (float(R[1, 1]) * y + float(R[1, 2]))) * z + float(t[1])
+    return X, Y
 
 
 class RoadMap:
@@ -303,28 +311,61 @@ def _bound(affine: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return a * x + (b * y + c)
 
 
-def _curved(model: Model, view: View, i: int, x: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Upper (None if the camera is inside) and lower bound on q by the curved surface.
+@dataclass(frozen=True, kw_only=True)
+class _Bounds:
+    """Coefficients of every solid's bounds on q for one camera.
 
-    |A (o q + d)|^2 <= q^2 with o, d in the body's frame, A the scale:
-    (|Ao|^2 - 1) q^2 + 2 (Ao.Ad) q + |Ad|^2 <= 0.
+    affine: (P, 3) sorted by solid, upper bounds (faces towards the camera) before lower ones:
+            solid i has upper bounds first[i] .. turn[i] and lower ones turn[i] .. first[i + 1]
+    face:   (P,) int32 surface number of each;  curved_face: (S,) of the curved surface
+    C:      (S,), B: (S, 3), D: (S, 6) of |A (o q + d)|^2 <= q^2, that is C q^2 + 2 B q + D <= 0
     """
-    T = view.camera_T_body[model.body[i]]
-    R = T[:3, :3].T * model.scale[i][:, None]  # scaled body axes seen from the camera
-    o = -R @ T[:3, 3] - model.scale[i] * model.centre[i]
-    C = float(o @ o - 1)
-    B = _bound(torch.from_numpy((o @ R).astype(np.float32)).to(x.device)[None], x, y)[0]
-    M = R.T @ R
-    D = (float(M[0, 0]) * x + 2 * float(M[0, 2])) * x + float(M[2, 2])
-    D = D + (float(M[1, 1]) * y + 2 * float(M[1, 2])) * y
-    D = torch.addcmul(D, 2 * float(M[0, 1]) * x, y)
-    root = torch.addcmul(-C * D, B, B)
-    miss = root < 0
-    root = root.clamp(min=0).sqrt()
-    inf = torch.full((), float("inf"), device=x.device)
+
+    affine: Tensor
+    face: Tensor
+    curved_face: Tensor
+    first: list[int]
+    turn: list[int]
+    C: list[float]
+    B: list[list[float]]
+    D: list[list[float]]
+
+    @staticmethod
+    def of(model: Model, view: View, device: torch.device) -> _Bounds:
+        n, c = view.planes[:, :3], view.planes[:, 3]
+        c = np.where(np.abs(c) < 1e-9, -1e-9, c)  # the camera lies in the plane: it bounds nothing in front
+        counts = np.diff(model.first)
+        owner = np.repeat(np.arange(len(counts)), counts)
+        order = np.argsort(2 * owner + (c < 0), kind="stable")
+        facing = np.bincount(owner[c > 0], minlength=len(counts))
+        own_face = model.face[owner] + np.arange(len(owner)) - model.first[owner]
+        T = view.camera_T_body[model.body]
+        R = T[:, :3, :3].swapaxes(1, 2) * model.scale[:, :, None]  # scaled body axes seen from the camera
+        o = -np.einsum("sij,sj->si", R, T[:, :3, 3]) - model.scale * model.centre
+        M = R.swapaxes(1, 2) @ R
+        D = np.stack([M[:, 0, 0], 2 * M[:, 0, 2], M[:, 2, 2], M[:, 1, 1], 2 * M[:, 1, 2], 2 * M[:, 0, 1]], 1)
+        return _Bounds(
+            affine=torch.from_numpy((-n / c[:, None])[order].astype(np.float32)).to(device),
+            face=torch.from_numpy(own_face[order].astype(np.int32)).to(device),
+            curved_face=torch.from_numpy((model.face + counts).astype(np.int32)).to(device),
+            first=model.first.tolist(),
+            turn=(model.first[:-1] + facing).tolist(),
+            C=((o * o).sum(1) - 1).tolist(),
+            B=np.einsum("si,sij->sj", o, R).tolist(),
+            D=D.tolist(),
+        )
+
+
+def _curved(bounds: _Bounds, i: int, x: Tensor, y: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Upper (None if the camera is inside) and lower bound on q by the curved surface."""
+    C, (bx, by, bz), (xx, xz, zz, yy, yz, xy) = bounds.C[i], bounds.B[i], bounds.D[i]
+    B = bx * x + (by * y + bz)
+    D = torch.addcmul((xx * x + xz) * x + (yy * y + yz) * y + zz, xy * x, y)
+    root = torch.addcmul(D.mul_(-C), B, B)
     if C <= 0:
-        return None, (-B - root) / min(C, -1e-9)
-    return (root - B) / C, torch.where(miss, inf, (-B - root) / C)
+        return None, (-B - root.clamp_(min=0).sqrt_()) / min(C, -1e-9)
+    root = root.sqrt_()  # NaN where the ray misses: no comparison with it is true
+    return (root - B).mul_(1 / C), (root + B).mul_(-1 / C)
 
 
 def _ground_q(street: Street, view: View, rays: Rays, lift: float) -> Tensor:

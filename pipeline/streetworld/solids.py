@@ -7,7 +7,7 @@ Each half-space gives one face; the curved surface is the last face.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -105,7 +105,7 @@ def ellipsoid(centre, radii, paint: Paint, shades: bool = True) -> Solid:
     centre, radii = np.asarray(centre, float), np.asarray(radii, float)
     return Solid(
         planes=np.zeros((0, 4)),
-        paints=(replace(paint, axes=paint.axes or (0, 2)),),
+        paints=(paint,),
         low=centre - radii,
         high=centre + radii,
         centre=centre,
