@@ -25,7 +25,7 @@ from pipeline.assembly import Layout
 from pipeline.classes import CLASSES
 from pipeline.clip import FramesConfig, stored_camera
 from pipeline.configuration import canonical_json, digest, to_dict
-from pipeline.detectors import DetectorConfig, detector_identity, resolve_device
+from pipeline.detectors import DetectorConfig, detector_identity
 from pipeline.errors import BuildError, SourceError
 from pipeline.evidence_build import EvidenceBuild, EvidenceResult
 from pipeline.flow import FlowConfig, flow_identity
@@ -114,7 +114,7 @@ def build(
         _keep_plan(out, description)
 
         layout = Layout(folder=out, set_id=set_id, frames=config.frames, flow=config.flow)
-        needs_gpu = resolve_device(config.detector.device).startswith("cuda")
+        needs_gpu = _needs_gpu(config.detector)
         planned = plan_files([len(clip) for clip in clips], config.plan)
         work = EvidenceBuild(layout, clips, planned, config, needs_gpu=needs_gpu)
         with open_graph(graph, gpus=_gpu_count() if needs_gpu else 0, needs_gpu=needs_gpu) as opened:
@@ -237,6 +237,13 @@ def _report(out: Path, manifest: Manifest, result: EvidenceResult, begin: float)
         seconds={stage: round(seconds, 3) for stage, seconds in sorted(result.seconds.items())},
         wall_s=round(time.monotonic() - begin, 3),
     )
+
+
+def _needs_gpu(detector: DetectorConfig) -> bool:
+    """Whether pieces are to run where a GPU is. `auto` looks at this machine."""
+    if detector.detector.startswith("masks:"):
+        return False
+    return detector.device.startswith("cuda") or (detector.device == "auto" and _gpu_count() > 0)
 
 
 def _gpu_count() -> int:

@@ -153,6 +153,11 @@ class EvidenceFile:
             detections=self.detections(row), overlaps=self.overlaps(row), flow=self.flow(row)
         )
 
+    @property
+    def detection_count(self) -> int:
+        """Raw detections of all frames."""
+        return len(self._column["detection_score"])
+
     def detections(self, row: int) -> Detections:
         rows = self._rows("detection", row)
         try:
