@@ -1,10 +1,17 @@
-"""Which frames of a clip are kept: a stride, or the frames nearest to the ticks of a slower clock."""
+"""Which frames and rows of a clip are kept: a stride, a slower clock, a time span, the upper rows."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pipeline.errors import ConfigError
+from pipeline.sources.clip import Clip, FrameReader
+from pipeline.sources.images import ImageReader
+from pipeline.sources.naming import fingerprint
+from pipeline.sources.video import VideoReader
 
 
 def select_frames(
@@ -34,9 +41,64 @@ def select_frames(
     if target_fps is None or len(inside) < 2:
         return inside[::stride].astype(np.int64)
     times = times_s[inside] - times_s[inside[0]]
-    # The last tick may lie up to half a period past the last frame's time.
-    ticks = np.arange(int(np.floor(times[-1] * target_fps + 0.5)) + 1) / target_fps
+    # A thousandth of a period of slack: a tick at the very end keeps its frame.
+    ticks = np.arange(int(np.floor(times[-1] * target_fps + 1e-3)) + 1) / target_fps
     after = np.searchsorted(times, ticks).clip(1, len(times) - 1)
     # A microsecond of slack, or rounding decides between two equally near frames.
     earlier = ticks - times[after - 1] <= times[after] - ticks + 1e-6
     return inside[np.unique(np.where(earlier, after - 1, after))].astype(np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectedReader:
+    """Some frames of another reader, and of those the top rows; a `FrameReader`.
+
+    picks: (N,) int64, strictly increasing frame numbers of `reader`
+    rows:  rows kept of each frame, from the top
+    """
+
+    reader: FrameReader
+    picks: np.ndarray
+    rows: int
+
+    def frames(self, start: int, stop: int) -> Iterator[np.ndarray]:
+        """Yield frames start..stop-1 of the selection, (rows, W, 3) uint8 RGB, in order."""
+        if not 0 <= start <= stop <= len(self.picks):
+            raise IndexError(f"frames {start}..{stop} of a clip of {len(self.picks)}")
+        if start == stop:
+            return
+        wanted = self.picks[start:stop]
+        first, last = int(wanted[0]), int(wanted[-1])
+        chosen = set(wanted.tolist())
+        for number, image in enumerate(self.reader.frames(first, last + 1), first):
+            if number in chosen:
+                yield image[: self.rows]
+
+
+def select_clip(clip: Clip, picks: np.ndarray, rows: int) -> Clip:
+    """The picked frames of a clip, without the rows below `rows`; K holds as it is.
+
+    Video and image readers skip what is not picked without converting or reading it.
+    """
+    (width, height), every = clip.camera.size, np.array_equal(picks, np.arange(len(clip)))
+    if every and rows == height:
+        return clip
+    reader = clip.reader
+    if isinstance(reader, VideoReader):
+        reader, kept = replace(reader, picks=reader.picks[picks]), np.arange(len(picks))
+    elif isinstance(reader, ImageReader):
+        reader, kept = replace(reader, paths=tuple(reader.paths[i] for i in picks)), np.arange(len(picks))
+    else:
+        kept = picks
+    if rows != height or kept is picks:
+        reader = SelectedReader(reader=reader, picks=kept, rows=rows)
+    names = tuple(clip.frame_names[i] for i in picks)
+    camera = replace(clip.camera, size=(width, rows))
+    return Clip(
+        name=clip.name,
+        timestamps_s=clip.timestamps_s[picks],
+        frame_names=names,
+        camera=camera,
+        reader=reader,
+        fingerprint=fingerprint(clip.name, camera, names, [(clip.fingerprint, rows, b"")]),
+    )
