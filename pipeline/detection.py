@@ -278,9 +278,10 @@ class MaskRCNN:
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True),
         ):
             instances = self._network.inference(inputs, do_postprocess=False)
-        return [
-            self._to_detections(one, image.shape[:2]) for one, image in zip(instances, images, strict=True)
-        ]
+            return [
+                self._to_detections(one, image.shape[:2])
+                for one, image in zip(instances, images, strict=True)
+            ]
 
     def _to_detections(self, instances: Instances, source_size: tuple[int, int]) -> Detections:
         """As detectron2's `detector_postprocess` up to the point where it pastes masks."""

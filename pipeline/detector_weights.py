@@ -12,6 +12,7 @@ import os
 import pickle
 import urllib.error
 import urllib.request
+import warnings
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -76,7 +77,11 @@ def _download(url: str, target: Path) -> None:
 def read_torch_file(path: Path) -> dict:
     """A dictionary saved by torch.save, read without running any of it."""
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message="Detected pickle protocol"
+            )  # it loads, or we say why not
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DetectorError(
@@ -109,9 +114,10 @@ def read_pickled_arrays(path: Path) -> dict:
     return loaded
 
 
-# The two functions that rebuild arrays and scalars, whatever module this numpy keeps them in.
+# The functions that rebuild arrays and scalars, whatever module this numpy keeps them in.
 _RECONSTRUCT = np.zeros(1).__reduce__()[0]
 _SCALAR = np.float64(0).__reduce__()[0]
+_FROM_BUFFER = np.zeros(1).__reduce_ex__(5)[0]
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -127,6 +133,10 @@ class _ArrayUnpickler(pickle.Unpickler):
                 return _RECONSTRUCT
             case "numpy.core.multiarray" | "numpy._core.multiarray", "scalar":
                 return _SCALAR
+            case "numpy.core.numeric" | "numpy._core.numeric", "_frombuffer":
+                return _FROM_BUFFER
+            case "__builtin__" | "builtins", "bytes":
+                return bytes
             case "_codecs", "encode":  # bytes, as Python 3 writes them for Python 2
                 return _encode
             case "collections", "OrderedDict":
