@@ -203,15 +203,16 @@ def cast(model: Model, view: View, rays: Rays, hits: Hits) -> None:
         if view.nearest_q[i] <= float(q.min()):
             continue  # hidden behind what was cast before
         x, y = rays.x[:, :, u0:u1], rays.y[:, v0:v1]
-        a, b, c = bounds.first[i], bounds.turn[i], bounds.first[i + 1]
-        q_in = face = None
-        if b > a + 1:
-            q_in, face = _bound(bounds.affine[a:b], x, y).min(0)
-            face = bounds.face[a:b][face]
-        elif b > a:
-            q_in = _bound(bounds.affine[a:b], x, y)[0]
-            face = bounds.face[a].expand(q_in.shape)
-        q_out = _bound(bounds.affine[b:c], x, y).amax(0) if c > b else None
+        first, turn, end = bounds.first[i], bounds.turn[i], bounds.first[i + 1]
+        q_in = face = q_out = None
+        if end > first:
+            bx, by, bz = bounds.affine[:, first:end]
+            bound = torch.addcmul(by * y + bz, bx, x)  # (P, S, h, w), affine in the ray
+            if turn > first:
+                q_in, face = bound[: turn - first].min(0)
+                face = bounds.face[first:turn][face]
+            if end > turn:
+                q_out = bound[turn - first :].amax(0)
         if model.curved[i]:
             near, far = _curved(bounds, i, x, y)
             if near is not None:
@@ -305,17 +306,11 @@ class RoadMap:
         return out
 
 
-def _bound(affine: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """(F, S, h, w) affine functions of the ray."""
-    a, b, c = (k.reshape(-1, 1, 1, 1) for k in affine.unbind(-1))
-    return a * x + (b * y + c)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Bounds:
     """Coefficients of every solid's bounds on q for one camera.
 
-    affine: (P, 3) sorted by solid, upper bounds (faces towards the camera) before lower ones:
+    affine: (3, P, 1, 1, 1) sorted by solid, upper bounds (faces towards the camera) before lower ones:
             solid i has upper bounds first[i] .. turn[i] and lower ones turn[i] .. first[i + 1]
     face:   (P,) int32 surface number of each;  curved_face: (S,) of the curved surface
     C:      (S,), B: (S, 3), D: (S, 6) of |A (o q + d)|^2 <= q^2, that is C q^2 + 2 B q + D <= 0
@@ -345,7 +340,7 @@ class _Bounds:
         M = R.swapaxes(1, 2) @ R
         D = np.stack([M[:, 0, 0], 2 * M[:, 0, 2], M[:, 2, 2], M[:, 1, 1], 2 * M[:, 1, 2], 2 * M[:, 0, 1]], 1)
         return _Bounds(
-            affine=torch.from_numpy((-n / c[:, None])[order].astype(np.float32)).to(device),
+            affine=torch.from_numpy((-n / c[:, None])[order].T.reshape(3, -1, 1, 1, 1).astype(np.float32)).to(device),
             face=torch.from_numpy(own_face[order].astype(np.int32)).to(device),
             curved_face=torch.from_numpy((model.face + counts).astype(np.int32)).to(device),
             first=model.first.tolist(),

@@ -40,8 +40,9 @@ def light_ground(scene: Scene, model: Model, view: View, rays: Rays, hits: Hits)
     sun, open_ = torch.ones_like(q).flatten(), torch.ones_like(q).flatten()
     open_[at] = _contact(scene, view, X)
     if scene.light.shadows and len(at):
-        rows = torch.searchsorted(at, torch.arange(height + 1, device=at.device) * width).tolist()
-        sun[at] = _shadows(scene, model, view, X, rows)
+        number = torch.full((height * width,), -1, device=at.device)
+        number[at] = torch.arange(len(at), device=at.device)
+        sun[at] = _shadows(scene, model, view, X, number.reshape(height, width))
     mask = ground.float()
     weight = avg_pool2d(mask.reshape(1, 1, height, width), 3, 1, 1).clamp(min=1e-6)
     layers = torch.stack([sun * mask, open_ * mask]).reshape(1, 2, height, width)
@@ -70,8 +71,8 @@ def _contact(scene: Scene, view: View, X: Tensor) -> Tensor:
     return shade
 
 
-def _shadows(scene: Scene, model: Model, view: View, X: Tensor, rows: list[int]) -> Tensor:
-    """(n,) share of sunlight at ground points X (3, n), sorted by image row; rows[v] is row v's first.
+def _shadows(scene: Scene, model: Model, view: View, X: Tensor, number: Tensor) -> Tensor:
+    """(n,) share of sunlight at ground points X (3, n); number (H, W) is each pixel's n, -1 for none.
 
     From a ground point X the ray X + t S to the sun meets a half-space at a t that is
     affine in X, so a shadow costs as little as a view ray.
@@ -93,9 +94,12 @@ def _shadows(scene: Scene, model: Model, view: View, X: Tensor, rows: list[int])
     lit = torch.ones_like(X[0])
     sun = R.T @ to_sun
     for i in np.flatnonzero(casts):
-        a, b = rows[rects[i, 1]], rows[rects[i, 3]]
-        if b > a:
-            lit[a:b].masked_fill_(_meets(model, view, int(i), X[:, a:b], sun), 0.0)
+        u0, v0, u1, v1 = rects[i]
+        at = number[v0:v1, u0:u1].flatten()
+        at = at[(at >= 0).nonzero()[:, 0]]
+        at = at[lit[at].nonzero()[:, 0]]
+        if len(at):
+            lit[at[_meets(model, view, int(i), X[:, at], sun)]] = 0.0
     return lit
 
 
