@@ -108,8 +108,9 @@ def test_a_resumed_run_ends_with_the_same_bytes(tmp_path):
 
     with pytest.raises(Killed):
         train(network(), [STREET], TINY, tmp_path / "cut.pt", kill, checkpoint_every=2)
+    other = network()
     torch.manual_seed(99)  # a resumed process starts from other random numbers
-    resumed = train(network(), [STREET], TINY, tmp_path / "cut.pt", checkpoint_every=2)
+    resumed = train(other, [STREET], TINY, tmp_path / "cut.pt", checkpoint_every=2)
 
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
