@@ -95,8 +95,9 @@ def _render_all(
             torch.set_num_threads(threads)
         return
     # Spawned, not forked: torch and CUDA do not survive a fork.
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn"),
-                               initializer=_start_worker)  # fmt: skip
+    pool = ProcessPoolExecutor(
+        min(workers, len(jobs)), mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
     waiting = iter(jobs)
     running: dict[Future[None], Path] = {}
     try:

@@ -17,9 +17,11 @@ import numpy as np
 from pipeline.errors import ConfigError
 from pipeline.streetworld.flow import exact_flow
 from pipeline.streetworld.render import Frame, Jitter, render_frames
-from pipeline.streetworld.scene import Scene, draw_scene
+from pipeline.streetworld.scene import draw_scene
 from pipeline.streetworld.truth import (
     CAMERA_FILE,
+    CAMERA_FORMAT,
+    CAMERA_VERSION,
     TRUTH_FILE,
     VIDEO_FILE,
     Objects,
@@ -27,9 +29,9 @@ from pipeline.streetworld.truth import (
     read_made_with,
     write_truth,
     write_whole,
-)  # fmt: skip
+)
+from pipeline.streetworld.world import Scene
 
-CAMERA_FORMAT, CAMERA_VERSION = "streetworld-camera", 1
 CRF = 12
 
 
@@ -112,7 +114,7 @@ def assemble_truth(scene: Scene, frames: list[Frame], config: ClipConfig) -> Tru
     """Truth of a rendered scene, with the exact flow."""
     actors, poses = scene.actors, scene.world_T_camera
     flows, states = [], []
-    for t, (now, then) in enumerate(zip(frames, frames[1:])):
+    for t, (now, then) in enumerate(zip(frames[:-1], frames[1:], strict=True)):
         camera = np.linalg.inv(poses[t + 1])
         motion = {0: camera @ poses[t]}
         for actor in actors:

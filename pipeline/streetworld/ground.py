@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.streetworld.noise import Noise, inside, stripes
 from pipeline.streetworld.raycast import KERB, ROAD, RoadMap, View, world_xy
-from pipeline.streetworld.scene import Scene
+from pipeline.streetworld.world import Scene
 
 WHITE = 0.85
 

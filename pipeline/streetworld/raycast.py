@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from pipeline.streetworld.roads import Street
-from pipeline.streetworld.scene import Scene
 from pipeline.streetworld.solids import Paint, Solid
+from pipeline.streetworld.world import Scene
 
 SAMPLES = ((-0.125, -0.375), (0.375, -0.125), (-0.375, 0.125), (0.125, 0.375))
 NEAR_M, FAR_M = 0.2, 260.0
@@ -233,26 +233,28 @@ def cast(model: Model, view: View, rays: Rays, hits: Hits) -> None:
 def cast_ground(street: Street, view: View, rays: Rays, lookup: RoadMap) -> Hits:
     """Road, kerb and pavement under every ray."""
     shape = torch.broadcast_shapes(rays.x.shape, rays.y.shape)
-    q = _ground_q(street, view, rays, 0.0).expand(shape).flatten()
+    q = _ground_q(street, view, rays, street.kerb).expand(shape).flatten()
     surface = torch.zeros(len(q), dtype=torch.int32, device=q.device)
     seen = (q > 1 / FAR_M).nonzero()[:, 0]
     x, y = (a.expand(shape).flatten()[seen] for a in (rays.x, rays.y))
-    low = q[seen]
-    high = _ground_q(street, view, rays, street.kerb).expand(shape).flatten()[seen]
+    high = q[seen]
+    low = _ground_q(street, view, rays, 0.0).expand(shape).flatten()[seen]
     out = lookup.beyond_kerb(*world_xy(view, x, y, high))
-    kind = torch.where(out > 0, PAVEMENT, ROAD).to(torch.int32)
-    found = torch.where(out > 0, high, low)
+    # Over a crest a ray may meet the pavement and yet pass over the road, into the sky.
+    road = torch.where(low > 1 / FAR_M, ROAD, SKY)
+    kind = torch.where(out > 0, PAVEMENT, road)
+    found = torch.where(out > 0, high, torch.where(low > 1 / FAR_M, low, 0.0))
     # A ray that passes over the road at the pavement's height may be past the kerb where it
     # comes down to the road: then it meets the kerb's face in between.
     t_low, t_high = 1 / low, 1 / high
-    doubt = ((out <= 0) & (-out < 1.5 * (t_low - t_high))).nonzero()[:, 0]
+    doubt = ((kind == ROAD) & (-out < 1.5 * (t_low - t_high))).nonzero()[:, 0]
     out_low = lookup.beyond_kerb(*world_xy(view, x[doubt], y[doubt], low[doubt]))
     share = (out[doubt] / (out[doubt] - out_low).clamp(max=-1e-6)).clamp(0, 1)
     kerb = 1 / (t_high[doubt] + share * (t_low[doubt] - t_high[doubt]))
     found[doubt] = torch.where(out_low > 0, kerb, low[doubt])
-    kind[doubt] = torch.where(out_low > 0, KERB, ROAD).to(torch.int32)
+    kind[doubt] = torch.where(out_low > 0, KERB, ROAD)
     q = torch.zeros_like(q)
-    q[seen], surface[seen] = found, kind
+    q[seen], surface[seen] = found, kind.to(torch.int32)
     return Hits(q=q.reshape(shape), surface=surface.reshape(shape))
 
 
@@ -340,7 +342,9 @@ class _Bounds:
         M = R.swapaxes(1, 2) @ R
         D = np.stack([M[:, 0, 0], 2 * M[:, 0, 2], M[:, 2, 2], M[:, 1, 1], 2 * M[:, 1, 2], 2 * M[:, 0, 1]], 1)
         return _Bounds(
-            affine=torch.from_numpy((-n / c[:, None])[order].T.reshape(3, -1, 1, 1, 1).astype(np.float32)).to(device),
+            affine=torch.from_numpy((-n / c[:, None])[order].T.reshape(3, -1, 1, 1, 1).astype(np.float32)).to(
+                device
+            ),
             face=torch.from_numpy(own_face[order].astype(np.int32)).to(device),
             curved_face=torch.from_numpy((model.face + counts).astype(np.int32)).to(device),
             first=model.first.tolist(),

@@ -10,8 +10,8 @@ import torch
 
 from pipeline.streetworld.noise import Noise
 from pipeline.streetworld.raycast import FIRST_FACE, RoadMap, build_model, cast, cast_ground, make_rays, see
-from pipeline.streetworld.scene import Scene
 from pipeline.streetworld.shading import build_looks, shade
+from pipeline.streetworld.world import Scene
 
 
 @dataclass(frozen=True, kw_only=True)

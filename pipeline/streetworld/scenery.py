@@ -17,7 +17,8 @@ from pipeline.streetworld.solids import (
     ellipsoid,
     plain,
     plane,
-)  # fmt: skip
+    rgb,
+)
 
 SKIN: tuple[Colour, ...] = ((0.86, 0.68, 0.56), (0.72, 0.52, 0.40), (0.52, 0.36, 0.26), (0.36, 0.24, 0.18))
 
@@ -30,7 +31,7 @@ def draw_person(rng: np.random.Generator, walking: bool) -> tuple[list[Solid], n
     top = plain(_cloth(rng), 0.25, 0.25)
     legs = plain(_cloth(rng, dark=True), 0.25, 0.3)
     shoe = Decal(u=(-2, 2), v=(-1, 0.05 * H), colour=(0.1, 0.09, 0.09))
-    hair: Colour = tuple(np.array([0.3, 0.2, 0.12]) * rng.uniform(0.2, 1.8))  # type: ignore[assignment]
+    hair = rgb(np.array([0.3, 0.2, 0.12]) * rng.uniform(0.2, 1.8))
     stride = rng.uniform(0.12, 0.2) * H if walking else 0.02
     hip, shoulder = 0.49 * H, 0.82 * H
     solids = []
@@ -53,32 +54,43 @@ def draw_person(rng: np.random.Generator, walking: bool) -> tuple[list[Solid], n
             _limb(side * 0.245 * wide, 0.05, 0.06, shoulder - 0.01, 0.40 * H, 0.0, -side * 0.7 * stride, arm)
         )
     cap = Decal(u=(-1, 1), v=(0.945 * H, 2 * H), colour=hair)
-    solids.append(ellipsoid((0.01, 0, 0.915 * H), (0.10, 0.085, 0.087 * H),
-                            Paint(colour=skin.colour, second=skin.second, wavelength=0.2, decals=(cap,), axes=(1, 2))))  # fmt: skip
+    solids.append(
+        ellipsoid(
+            (0.01, 0, 0.915 * H),
+            (0.10, 0.085, 0.087 * H),
+            Paint(colour=skin.colour, second=skin.second, wavelength=0.2, decals=(cap,), axes=(1, 2)),
+        )
+    )
     length = max(0.36, 2 * stride + 0.17)
     return solids, np.array([length, 0.6 * wide, 1.002 * H])
 
 
 def draw_house(rng: np.random.Generator, length: float, depth: float, style: str) -> list[Solid]:
     """A house along x, its front at y = 0 towards -y, its ground at z = 0 (it reaches below)."""
-    if style == "city":
-        height = rng.uniform(7.0, 20.0)
-    else:
-        height = rng.uniform(3.2, 7.0)
+    height = rng.uniform(7.0, 20.0) if style == "city" else rng.uniform(3.2, 7.0)
     wall = _wall(rng)
     floor = rng.uniform(2.8, 3.6)
     pitch = rng.uniform(1.9, 3.6)
     first = rng.uniform(0.0, 0.4) if style != "city" or rng.random() < 0.4 else floor * 1.15
-    glass: Colour = tuple(np.array([0.12, 0.15, 0.19]) * rng.uniform(0.6, 1.8))  # type: ignore[assignment]
+    glass = rgb(np.array([0.12, 0.15, 0.19]) * rng.uniform(0.6, 1.8))
     light = rng.random() < 0.6
-    frame: Colour = tuple(rng.uniform(0.75, 0.92) * np.ones(3)) if light else tuple(np.array(wall) * 0.55)  # type: ignore[assignment]
-    facade = Facade(pitch=pitch, width=pitch * rng.uniform(0.32, 0.66), floor=floor, sill=rng.uniform(0.7, 1.0),
-                    height=rng.uniform(1.2, 1.8), first=first, top=height - 0.3, glass=glass, frame=frame)  # fmt: skip
+    frame = rgb(rng.uniform(0.75, 0.92) * np.ones(3)) if light else rgb(np.array(wall) * 0.55)
+    facade = Facade(
+        pitch=pitch,
+        width=pitch * rng.uniform(0.32, 0.66),
+        floor=floor,
+        sill=rng.uniform(0.7, 1.0),
+        height=rng.uniform(1.2, 1.8),
+        first=first,
+        top=height - 0.3,
+        glass=glass,
+        frame=frame,
+    )
     decals = _ground_floor(rng, length, first, wall)
     if rng.random() < 0.7:  # cornice
         decals.append(Decal(u=(-99, 99), v=(height - 0.45, height), colour=frame))
     if rng.random() < 0.5:  # plinth
-        decals.insert(0, Decal(u=(-99, 99), v=(-5, 0.5), colour=tuple(np.array(wall) * 0.6)))
+        decals.insert(0, Decal(u=(-99, 99), v=(-5, 0.5), colour=rgb(np.array(wall) * 0.6)))
     vary, wave = rng.uniform(0.12, 0.32), rng.uniform(0.3, 1.3)
     front = plain(wall, vary, wave, decals=tuple(decals), facade=facade, axes=(0, 2))
     gable = plain(wall, vary, wave, facade=facade if rng.random() < 0.5 else None, axes=(1, 2))
@@ -108,8 +120,15 @@ def draw_house(rng: np.random.Generator, length: float, depth: float, style: str
     if style == "city" and rng.random() < 0.4:  # an awning over the pavement
         a, b = sorted(rng.uniform(-0.45, 0.45, 2) * length)
         if b - a > 2:
-            solids.append(box((a, -1.1, 2.6), (b, 0.0, 3.1), plain(_cloth(rng), 0.2),
-                              extra=[(plane((0, -0.45, 1), (0, 0, 3.1)), plain(_cloth(rng), 0.2))], shades=False))  # fmt: skip
+            solids.append(
+                box(
+                    (a, -1.1, 2.6),
+                    (b, 0.0, 3.1),
+                    plain(_cloth(rng), 0.2),
+                    extra=[(plane((0, -0.45, 1), (0, 0, 3.1)), plain(_cloth(rng), 0.2))],
+                    shades=False,
+                )
+            )
     return solids
 
 
@@ -118,7 +137,7 @@ def draw_tree(rng: np.random.Generator) -> list[Solid]:
     leaf = np.array(
         colorsys.hsv_to_rgb(rng.uniform(0.16, 0.36), rng.uniform(0.35, 0.7), rng.uniform(0.28, 0.5))
     )
-    bark = plain(tuple(np.array([0.30, 0.24, 0.19]) * rng.uniform(0.7, 1.4)), 0.4, 0.4)  # type: ignore[arg-type]
+    bark = plain(rgb(np.array([0.30, 0.24, 0.19]) * rng.uniform(0.7, 1.4)), 0.4, 0.4)
     solids = []
     if rng.random() < 0.2:  # conifer: shrinking tiers
         height, radius = rng.uniform(5, 9), rng.uniform(1.0, 1.7)
@@ -153,12 +172,14 @@ def draw_tree(rng: np.random.Generator) -> list[Solid]:
 
 def draw_furniture(rng: np.random.Generator) -> tuple[list[Solid], float]:
     """(solids, radius on the ground) of a lamp, sign, bin or bollard; the road is towards -y."""
-    grey = plain(tuple(rng.uniform(0.2, 0.6) * np.ones(3)), 0.2)  # type: ignore[arg-type]
+    grey = plain(rgb(rng.uniform(0.2, 0.6) * np.ones(3)), 0.2)
     kind = rng.choice(["lamp", "sign", "bin", "bollard", "pole"], p=[0.35, 0.22, 0.15, 0.1, 0.18])
     if kind == "lamp":
         h = rng.uniform(5, 8)
-        return [cylinder(2, (-0.09, -0.09, -1), (0.09, 0.09, h), grey),
-                box((-0.1, -1.5, h - 0.12), (0.1, 0.05, h), grey, shades=False)], 0.15  # fmt: skip
+        return [
+            cylinder(2, (-0.09, -0.09, -1), (0.09, 0.09, h), grey),
+            box((-0.1, -1.5, h - 0.12), (0.1, 0.05, h), grey, shades=False),
+        ], 0.15
     if kind == "sign":
         h = rng.uniform(2.4, 3.1)
         colour = [(0.1, 0.2, 0.65), (0.78, 0.1, 0.1), (0.9, 0.75, 0.1), (0.1, 0.45, 0.2)][rng.integers(4)]
@@ -166,8 +187,10 @@ def draw_furniture(rng: np.random.Generator) -> tuple[list[Solid], float]:
             u=(-0.22, 0.22), v=(h - 0.62, h - 0.18), colour=(0.92, 0.92, 0.9), round=bool(rng.random() < 0.5)
         )
         plate = plain(colour, 0.05, decals=(inner,), axes=(1, 2))
-        return [cylinder(2, (-0.04, -0.04, -1), (0.04, 0.04, h), grey),
-                box((-0.03, -0.35, h - 0.75), (0.03, 0.35, h), plate, shades=False)], 0.35  # fmt: skip
+        return [
+            cylinder(2, (-0.04, -0.04, -1), (0.04, 0.04, h), grey),
+            box((-0.03, -0.35, h - 0.75), (0.03, 0.35, h), plate, shades=False),
+        ], 0.35
     if kind == "bin":
         return [box((-0.3, -0.3, -1), (0.3, 0.3, rng.uniform(0.9, 1.2)), plain(_cloth(rng), 0.25, 0.5))], 0.4
     if kind == "bollard":
@@ -195,7 +218,7 @@ def draw_frontage(rng: np.random.Generator, length: float) -> list[Solid]:
         return [box((-length / 2, 0, -3), (length / 2, 0.8, h), _leaves(leaf))]
     if kind == "wall":
         return [box((-length / 2, 0, -3), (length / 2, 0.3, h), plain(_wall(rng), 0.35, 0.7))]
-    boards = plain(tuple(np.array([0.5, 0.38, 0.27]) * rng.uniform(0.6, 1.5)), 0.35, 0.35)  # type: ignore[arg-type]
+    boards = plain(rgb(np.array([0.5, 0.38, 0.27]) * rng.uniform(0.6, 1.5)), 0.35, 0.35)
     return [box((-length / 2, 0, -3), (length / 2, 0.12, h), boards)]
 
 
@@ -222,7 +245,7 @@ def _ground_floor(rng: np.random.Generator, length: float, first: float, wall: C
     """Shop windows or doors."""
     decals: list[Decal] = []
     if first > 2:
-        band: Colour = _cloth(rng)
+        band = _cloth(rng)
         decals.append(
             Decal(u=(-length / 2 + 0.2, length / 2 - 0.2), v=(first - 0.75, first - 0.1), colour=band)
         )
@@ -230,7 +253,7 @@ def _ground_floor(rng: np.random.Generator, length: float, first: float, wall: C
         while u < length / 2 - 2 and len(decals) < 7:
             w = rng.uniform(1.2, 3.2)
             door = rng.random() < 0.3
-            colour: Colour = tuple(np.array(_cloth(rng)) * 0.6) if door else tuple(rng.uniform(0.12, 0.35, 3))  # type: ignore[assignment]
+            colour = rgb(np.array(_cloth(rng)) * 0.6) if door else rgb(rng.uniform(0.12, 0.35, 3))
             end = u + (1.1 if door else w)
             decals.append(
                 Decal(
@@ -240,18 +263,18 @@ def _ground_floor(rng: np.random.Generator, length: float, first: float, wall: C
             u += (1.1 if door else w) + rng.uniform(0.25, 0.6)
     else:
         u = rng.uniform(-0.3, 0.3) * length
-        decals.append(Decal(u=(u - 0.65, u + 0.65), v=(0, 2.35), colour=tuple(np.array(wall) * 1.15)))
-        decals.append(Decal(u=(u - 0.5, u + 0.5), v=(0, 2.2), colour=tuple(np.array(_cloth(rng)) * 0.7)))
+        decals.append(Decal(u=(u - 0.65, u + 0.65), v=(0, 2.35), colour=rgb(np.array(wall) * 1.15)))
+        decals.append(Decal(u=(u - 0.5, u + 0.5), v=(0, 2.2), colour=rgb(np.array(_cloth(rng)) * 0.7)))
     return decals
 
 
 def _leaves(colour: np.ndarray) -> Paint:
-    return Paint(colour=tuple(colour * 0.45), second=tuple(np.clip(colour * 1.55, 0, 1)), wavelength=0.42)  # type: ignore[arg-type]
+    return Paint(colour=rgb(colour * 0.45), second=rgb(np.clip(colour * 1.55, 0, 1)), wavelength=0.42)
 
 
 def _wall(rng: np.random.Generator) -> Colour:
     if rng.random() < 0.35:  # brick
-        return tuple(np.array([0.52, 0.30, 0.23]) * rng.uniform(0.75, 1.35) + rng.normal(0, 0.02, 3))  # type: ignore[return-value]
+        return rgb(np.array([0.52, 0.30, 0.23]) * rng.uniform(0.75, 1.35) + rng.normal(0, 0.02, 3))
     hue = rng.choice([0.06, 0.10, 0.13, 0.55, 0.33, 0.0]) + rng.normal(0, 0.015)
     return colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.03, 0.32), rng.uniform(0.45, 0.88))
 

@@ -16,13 +16,18 @@ from torch import Tensor
 from pipeline.streetworld.ground import ground_colour
 from pipeline.streetworld.noise import Noise, inside, stripes
 from pipeline.streetworld.raycast import FIRST_FACE, SKY, Hits, Model, Rays, RoadMap, View
-from pipeline.streetworld.scene import Light, Scene
 from pipeline.streetworld.shadows import light_ground
 from pipeline.streetworld.solids import Paint
+from pipeline.streetworld.world import Light, Scene
 
 COLOUR, SECOND, LIGHT, WAVELENGTH, OFFSET, SUN = (
-    slice(0, 3), slice(3, 6), slice(6, 9), 9, slice(10, 12), slice(12, 15),
-)  # fmt: skip
+    slice(0, 3),
+    slice(3, 6),
+    slice(6, 9),
+    9,
+    slice(10, 12),
+    slice(12, 15),
+)
 """Columns of `Looks.table`."""
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from pipeline.streetworld.raycast import FIRST_FACE, SKY, Hits, Model, Rays, View, project_bounds
-from pipeline.streetworld.scene import Scene
+from pipeline.streetworld.world import Scene
 
 REACH_M = 90.0
 """Shadows are drawn up to this depth."""
@@ -85,7 +85,9 @@ def _shadows(scene: Scene, model: Model, view: View, X: Tensor, number: Tensor) 
     landed = corners - fall[:, :, None] * to_sun
     landed[:, :, 2] = hill.height(landed[:, :, 0])
     # The pavement is higher than the road, and the hill is not flat between the corners.
-    spread = np.concatenate([landed + [0, 0, scene.street.kerb + 0.05], landed - [0, 0, 0.3]], 1)
+    spread = np.concatenate(
+        [landed + np.array([0, 0, scene.street.kerb + 0.05]), landed - np.array([0, 0, 0.3])], 1
+    )
     R, t = view.world_T_camera[:3, :3], view.world_T_camera[:3, 3]
     in_camera = (spread - t) @ R
     rects = project_bounds(in_camera, scene.K, scene.size)

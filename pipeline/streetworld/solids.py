@@ -73,11 +73,17 @@ class Solid:
     shades: bool = field(default=True)
 
 
+def rgb(colour: np.ndarray) -> Colour:
+    """A colour from an array of three."""
+    red, green, blue = (float(c) for c in colour)
+    return red, green, blue
+
+
 def plain(colour: Colour, vary: float = 0.18, wavelength: float = 0.6, **more) -> Paint:
     """A paint that varies around one colour by a fraction."""
-    dark = tuple(c * (1 - vary) for c in colour)
-    light = tuple(min(1.0, c * (1 + vary)) for c in colour)
-    return Paint(colour=dark, second=light, wavelength=wavelength, **more)  # type: ignore[arg-type]
+    base = np.array(colour)
+    dark, light = rgb(base * (1 - vary)), rgb(np.minimum(base * (1 + vary), 1))
+    return Paint(colour=dark, second=light, wavelength=wavelength, **more)
 
 
 def plane(normal: tuple[float, float, float], point: tuple[float, float, float]) -> np.ndarray:
@@ -92,8 +98,11 @@ def box(
 ) -> Solid:
     """A box cut by further half-spaces `extra` of (plane, paint); `sides` paints +x -x +y -y."""
     low, high = np.asarray(low, float), np.asarray(high, float)
-    planes = [np.append(sign * np.eye(3)[axis], -sign * (high if sign > 0 else low)[axis])
-              for axis in range(3) for sign in (1.0, -1.0)]  # fmt: skip
+    planes = [
+        np.append(sign * np.eye(3)[axis], -sign * (high if sign > 0 else low)[axis])
+        for axis in range(3)
+        for sign in (1.0, -1.0)
+    ]
     paints = [*(sides or [paint] * 4), top or paint, paint]
     for cut, cut_paint in extra:
         planes.append(cut)
@@ -122,5 +131,12 @@ def cylinder(axis: int, low, high, paint: Paint, cap: Paint | None = None, shade
     normal = np.eye(3)[axis]
     planes = np.stack([np.append(normal, -high[axis]), np.append(-normal, low[axis])])
     cap = cap or paint
-    return Solid(planes=planes, paints=(cap, cap, paint), low=low, high=high, centre=(low + high) / 2, scale=scale,
-                 shades=shades)  # fmt: skip
+    return Solid(
+        planes=planes,
+        paints=(cap, cap, paint),
+        low=low,
+        high=high,
+        centre=(low + high) / 2,
+        scale=scale,
+        shades=shades,
+    )

@@ -19,6 +19,7 @@ import numpy as np
 from pipeline.errors import SourceError
 
 FORMAT, VERSION = "streetworld-truth", 1
+CAMERA_FORMAT, CAMERA_VERSION = "streetworld-camera", 1
 TRUTH_FILE, VIDEO_FILE, CAMERA_FILE = "truth.h5", "video.mp4", "camera.json"
 
 FLOW_DEFINED, FLOW_INSIDE, FLOW_VISIBLE = 1, 2, 4
@@ -28,7 +29,8 @@ DEPTH_BITS = 14
 """Bits of depth's mantissa that are kept: right to 1 part in 32768."""
 FLOW_STEP_PX = 1 / 256
 """Flow is stored to the nearest multiple of this."""
-MAX_PIXELS, MAX_FRAMES, MAX_OBJECTS = 1 << 24, 1 << 20, 65535
+MAX_FRAMES, MAX_VALUES = 1 << 20, 1 << 26
+"""Longest clip, and most values a frame, that a reader allocates for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +109,13 @@ def write_truth(path: Path, truth: Truth) -> None:
     # Built in memory: h5py crashes the process when a disk fills while it writes.
     memory = io.BytesIO()
     with h5py.File(memory, "w", driver="fileobj") as file:
-        file.attrs.update(format=FORMAT, version=VERSION, scenario=truth.scenario, seed=truth.seed,
-                          config=json.dumps(truth.config, sort_keys=True))  # fmt: skip
+        file.attrs.update(
+            format=FORMAT,
+            version=VERSION,
+            scenario=truth.scenario,
+            seed=truth.seed,
+            config=json.dumps(truth.config, sort_keys=True),
+        )
         _put_frames(file, "depth_m", _round_mantissa(truth.depth_m.astype(np.float32)))
         _put_frames(file, "ids", truth.ids.astype(np.uint16))
         _put_frames(
@@ -139,6 +146,8 @@ def read_truth(path: Path) -> Truth:
     try:
         with h5py.File(path, "r") as file:
             _check_header(file, path)
+            if not isinstance(file.get("objects", getlink=True), h5py.HardLink):
+                raise SourceError(f"{path}: objects is not a plain group; render the clip again")
             group = file["objects"]
             objects = Objects(
                 id=_get(group, "id", path, 1),
@@ -163,9 +172,7 @@ def read_truth(path: Path) -> Truth:
                 config=json.loads(file.attrs["config"]),
             )
     except (OSError, KeyError, ValueError) as error:
-        if isinstance(error, SourceError):
-            raise
-        raise SourceError(f"{path} is damaged ({error}); delete its folder and render it again") from error
+        raise _damaged(path, error) from error
 
 
 def read_made_with(path: Path) -> tuple[int, dict] | None:
@@ -176,6 +183,16 @@ def read_made_with(path: Path) -> tuple[int, dict] | None:
             return int(file.attrs["seed"]), json.loads(file.attrs["config"])
     except (OSError, KeyError, ValueError):
         return None
+
+
+def count_frames(path: Path) -> int:
+    """Number of frames of a truth file, read from its header alone."""
+    try:
+        with h5py.File(path, "r") as file:
+            _check_header(file, path)
+            return len(_plain(file, "world_T_camera", path, 3))
+    except (OSError, KeyError, ValueError) as error:
+        raise _damaged(path, error) from error
 
 
 def write_label_images(clip_dir: Path, out_dir: Path) -> None:
@@ -227,20 +244,27 @@ def _check_header(file: h5py.File, path: Path) -> None:
         )
 
 
+def _damaged(path: Path, error: Exception) -> SourceError:
+    if isinstance(error, SourceError):
+        return error
+    return SourceError(f"{path} is damaged ({error}); delete its folder and render it again")
+
+
 def _get(group: h5py.Group, name: str, path: Path, dimensions: int) -> np.ndarray:
-    """Read one dataset, refusing links, virtual or external storage and absurd shapes."""
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink) or not isinstance(
-        group[name], h5py.Dataset
-    ):
+    return _plain(group, name, path, dimensions)[()]
+
+
+def _plain(group: h5py.Group, name: str, path: Path, dimensions: int) -> h5py.Dataset:
+    """A dataset of this file, refusing links, virtual or external storage and absurd shapes."""
+    linked = not isinstance(group.get(name, getlink=True), h5py.HardLink)
+    data = None if linked else group[name]
+    if not isinstance(data, h5py.Dataset):
         raise SourceError(f"{path}: {name} is not a plain dataset; render the clip again")
-    data = group[name]
     if data.is_virtual or data.external or data.ndim != dimensions:
-        raise SourceError(
-            f"{path}: {name} has storage or shape {data.shape} that truth never has; render the clip again"
-        )
-    if data.shape and (data.shape[0] > MAX_FRAMES or np.prod(data.shape[1:], dtype=float) > 16 * MAX_PIXELS):
+        raise SourceError(f"{path}: {name} {data.shape} is stored as truth never is; render the clip again")
+    if data.shape[0] > MAX_FRAMES or np.prod(data.shape[1:], dtype=float) > MAX_VALUES:
         raise SourceError(f"{path}: {name} claims the shape {data.shape}; render the clip again")
-    return data[()]
+    return data
 
 
 def _png16(image: np.ndarray) -> bytes:

@@ -6,18 +6,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.streetworld.solids import Colour, Decal, Paint, Solid, box, cylinder, plain, plane
+from pipeline.streetworld.solids import Colour, Decal, Paint, Solid, box, cylinder, plain, plane, rgb
 
 GLASS = Paint(colour=(0.07, 0.09, 0.12), second=(0.26, 0.31, 0.37), wavelength=1.1)
 TYRE = plain((0.06, 0.06, 0.065), 0.3)
 BLACK: Colour = (0.05, 0.05, 0.055)
 
 PAINTS: tuple[tuple[Colour, float], ...] = (
-    ((0.88, 0.88, 0.87), 3.0), ((0.66, 0.68, 0.70), 2.5), ((0.40, 0.42, 0.44), 2.0), ((0.10, 0.10, 0.12), 2.5),
-    ((0.12, 0.22, 0.48), 1.5), ((0.22, 0.42, 0.70), 1.0), ((0.62, 0.10, 0.10), 1.5), ((0.80, 0.20, 0.12), 0.7),
-    ((0.12, 0.34, 0.22), 0.8), ((0.76, 0.68, 0.50), 0.8), ((0.88, 0.70, 0.12), 0.6), ((0.36, 0.20, 0.14), 0.5),
-    ((0.40, 0.62, 0.55), 0.4), ((0.85, 0.50, 0.20), 0.4),
-)  # fmt: skip
+    ((0.88, 0.88, 0.87), 3.0),
+    ((0.66, 0.68, 0.70), 2.5),
+    ((0.40, 0.42, 0.44), 2.0),
+    ((0.10, 0.10, 0.12), 2.5),
+    ((0.12, 0.22, 0.48), 1.5),
+    ((0.22, 0.42, 0.70), 1.0),
+    ((0.62, 0.10, 0.10), 1.5),
+    ((0.80, 0.20, 0.12), 0.7),
+    ((0.12, 0.34, 0.22), 0.8),
+    ((0.76, 0.68, 0.50), 0.8),
+    ((0.88, 0.70, 0.12), 0.6),
+    ((0.36, 0.20, 0.14), 0.5),
+    ((0.40, 0.62, 0.55), 0.4),
+    ((0.85, 0.50, 0.20), 0.4),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,24 +50,76 @@ class Shape:
     clearance: float = 0.20
 
 
-SEDAN = Shape(length=(4.3, 4.9), width=(1.74, 1.88), height=(1.40, 1.50), belt=0.63, nose=0.50, tail=0.60,
-              x_base=0.21, x_front=0.05, x_rear=-0.20, x_tail=-0.35)  # fmt: skip
-HATCH = Shape(length=(3.6, 4.2), width=(1.65, 1.80), height=(1.44, 1.58), belt=0.62, nose=0.50, tail=0.62,
-              x_base=0.25, x_front=0.08, x_rear=-0.36, x_tail=-0.49)  # fmt: skip
-ESTATE = Shape(length=(4.4, 4.9), width=(1.75, 1.88), height=(1.43, 1.55), belt=0.63, nose=0.51, tail=0.62,
-               x_base=0.22, x_front=0.06, x_rear=-0.40, x_tail=-0.48)  # fmt: skip
-SUV = Shape(length=(4.2, 4.8), width=(1.80, 1.95), height=(1.62, 1.85), belt=0.60, nose=0.54, tail=0.60,
-            x_base=0.24, x_front=0.12, x_rear=-0.41, x_tail=-0.48, clearance=0.26)  # fmt: skip
-VAN = Shape(length=(4.7, 5.9), width=(1.90, 2.05), height=(1.90, 2.60), belt=0.52, nose=0.42, tail=0.52,
-            x_base=0.40, x_front=0.28, x_rear=-0.475, x_tail=-0.495, clearance=0.24)  # fmt: skip
+SEDAN = Shape(
+    length=(4.3, 4.9),
+    width=(1.74, 1.88),
+    height=(1.40, 1.50),
+    belt=0.63,
+    nose=0.50,
+    tail=0.60,
+    x_base=0.21,
+    x_front=0.05,
+    x_rear=-0.20,
+    x_tail=-0.35,
+)
+HATCH = Shape(
+    length=(3.6, 4.2),
+    width=(1.65, 1.80),
+    height=(1.44, 1.58),
+    belt=0.62,
+    nose=0.50,
+    tail=0.62,
+    x_base=0.25,
+    x_front=0.08,
+    x_rear=-0.36,
+    x_tail=-0.49,
+)
+ESTATE = Shape(
+    length=(4.4, 4.9),
+    width=(1.75, 1.88),
+    height=(1.43, 1.55),
+    belt=0.63,
+    nose=0.51,
+    tail=0.62,
+    x_base=0.22,
+    x_front=0.06,
+    x_rear=-0.40,
+    x_tail=-0.48,
+)
+SUV = Shape(
+    length=(4.2, 4.8),
+    width=(1.80, 1.95),
+    height=(1.62, 1.85),
+    belt=0.60,
+    nose=0.54,
+    tail=0.60,
+    x_base=0.24,
+    x_front=0.12,
+    x_rear=-0.41,
+    x_tail=-0.48,
+    clearance=0.26,
+)
+VAN = Shape(
+    length=(4.7, 5.9),
+    width=(1.90, 2.05),
+    height=(1.90, 2.60),
+    belt=0.52,
+    nose=0.42,
+    tail=0.52,
+    x_base=0.40,
+    x_front=0.28,
+    x_rear=-0.475,
+    x_tail=-0.495,
+    clearance=0.24,
+)
 
 
 def draw_vehicle(rng: np.random.Generator, kind: str | None = None) -> tuple[str, list[Solid], np.ndarray]:
     """(kind, solids, (length, width, height)) of a random car, van or truck."""
     kind = kind or str(rng.choice(["car", "van", "truck"], p=[0.80, 0.13, 0.07]))
     weights = np.array([w for _, w in PAINTS])
-    colour = np.array(PAINTS[rng.choice(len(PAINTS), p=weights / weights.sum())][0])
-    colour = tuple(np.clip(colour * rng.uniform(0.85, 1.15) + rng.normal(0, 0.015, 3), 0.03, 0.95))
+    base = np.array(PAINTS[rng.choice(len(PAINTS), p=weights / weights.sum())][0])
+    colour = rgb(np.clip(base * rng.uniform(0.85, 1.15) + rng.normal(0, 0.015, 3), 0.03, 0.95))
     if kind == "truck":
         return kind, *_truck(rng, colour)
     shape = VAN if kind == "van" else [SEDAN, HATCH, ESTATE, SUV][rng.choice(4, p=[0.34, 0.28, 0.16, 0.22])]
@@ -70,13 +132,19 @@ def _car(rng: np.random.Generator, shape: Shape, colour: Colour, van: bool) -> t
     xa, xb, xc, xd = (f * L for f in (shape.x_base, shape.x_front, shape.x_rear, shape.x_tail))
     radius = rng.uniform(0.30, 0.34) * (1.1 if shape.clearance > 0.22 else 1.0)
     front_axle, rear_axle = 0.31 * L, -0.29 * L
-    trim: Colour = tuple(c * 0.35 for c in colour)  # type: ignore[assignment]
+    trim = rgb(0.35 * np.array(colour))
     bumper: Colour = BLACK if rng.random() < 0.35 else trim
 
-    arches = tuple(Decal(u=(x - 1.2 * radius, x + 1.2 * radius), v=(-radius * 0.2, 2.2 * radius), colour=BLACK, round=True)
-                   for x in (front_axle, rear_axle))  # fmt: skip
-    seams = tuple(Decal(u=(x - 0.02, x + 0.02), v=(low + 0.08, belt), colour=trim)
-                  for x in (xa - 0.05, 0.5 * (xa + xc) - 0.02 * L, xc + 0.14 * L))  # fmt: skip
+    arches = tuple(
+        Decal(
+            u=(x - 1.2 * radius, x + 1.2 * radius), v=(-radius * 0.2, 2.2 * radius), colour=BLACK, round=True
+        )
+        for x in (front_axle, rear_axle)
+    )
+    seams = tuple(
+        Decal(u=(x - 0.02, x + 0.02), v=(low + 0.08, belt), colour=trim)
+        for x in (xa - 0.05, 0.5 * (xa + xc) - 0.02 * L, xc + 0.14 * L)
+    )
     sill = Decal(u=(-L, L), v=(low, low + 0.09), colour=bumper)
     handle = Decal(u=(-0.02 * L, 0.03 * L), v=(belt - 0.16, belt - 0.11), colour=trim)
     side = plain(colour, 0.2, 0.7, decals=(sill, *seams, handle, *arches), axes=(0, 2))
@@ -96,21 +164,32 @@ def _car(rng: np.random.Generator, shape: Shape, colour: Colour, van: bool) -> t
             (plane((0, -1, lean), (0, -W / 2, low + 0.35)), side),
             (plane((belt - nose, 0, L / 2 - xa), (xa, 0, belt)), body),
             (plane((tail - belt, 0, min(xd, -0.3 * L) + L / 2 + 0.02), (min(xd, -0.3 * L), 0, belt)), body),
-            *((plane((sx, sy, 0), (sx * (L / 2 - cut), sy * W / 2, 0)), front if sx > 0 else rear)
-              for sx in (1, -1) for sy in (1, -1)),
+            *(
+                (plane((sx, sy, 0), (sx * (L / 2 - cut), sy * W / 2, 0)), front if sx > 0 else rear)
+                for sx in (1, -1)
+                for sy in (1, -1)
+            ),
         ],
-    )  # fmt: skip
+    )
     roof_low = H - 0.07
     rail = Decal(u=(-L, L), v=(roof_low, H + 0.1), colour=colour)
-    pillars = [Decal(u=(x - 0.05, x + 0.05), v=(belt, H), colour=trim)
-               for x in ((xb + xa) / 2 - 0.09 * L, 0.45 * xb + 0.55 * xc, xc + 0.06 * L)]  # fmt: skip
+    pillars = [
+        Decal(u=(x - 0.05, x + 0.05), v=(belt, H), colour=trim)
+        for x in ((xb + xa) / 2 - 0.09 * L, 0.45 * xb + 0.55 * xc, xc + 0.06 * L)
+    ]
     if van and rng.random() < 0.65:  # closed panels behind the driver
         pillars = [Decal(u=(-L, xb - 0.12 * L), v=(0, H + 0.1), colour=colour)]
     window = Paint(
         colour=GLASS.colour, second=GLASS.second, wavelength=1.1, decals=(*pillars, rail), axes=(0, 2)
     )
-    frame = tuple(Decal(u=(s * W / 2 - 0.30, s * W / 2 - 0.0) if s > 0 else (-W / 2, -W / 2 + 0.30), v=(belt, belt + 0.02),
-                        colour=colour) for s in (1, -1))  # fmt: skip
+    frame = tuple(
+        Decal(
+            u=(s * W / 2 - 0.30, s * W / 2 - 0.0) if s > 0 else (-W / 2, -W / 2 + 0.30),
+            v=(belt, belt + 0.02),
+            colour=colour,
+        )
+        for s in (1, -1)
+    )
     screen = Paint(
         colour=GLASS.colour, second=GLASS.second, wavelength=1.1, decals=(*frame, rail), axes=(1, 2)
     )
@@ -141,8 +220,15 @@ def _front(rng, W: float, low: float, nose: float, bumper: Colour, trim: Colour)
     top = nose - 0.05
     depth = rng.uniform(0.11, 0.17)
     round_lamps = bool(rng.random() < 0.25)
-    lamps = tuple(Decal(u=(s * W / 2 - (lamp if s > 0 else 0), s * W / 2 + (lamp if s < 0 else 0)), v=(top - depth, top),
-                        colour=(0.93, 0.94, 0.88), round=round_lamps) for s in (1, -1))  # fmt: skip
+    lamps = tuple(
+        Decal(
+            u=(s * W / 2 - (lamp if s > 0 else 0), s * W / 2 + (lamp if s < 0 else 0)),
+            v=(top - depth, top),
+            colour=(0.93, 0.94, 0.88),
+            round=round_lamps,
+        )
+        for s in (1, -1)
+    )
     return (
         Decal(u=(-W, W), v=(low, low + 0.13), colour=bumper),
         Decal(u=(-0.25 * W, 0.25 * W), v=(top - depth, top - 0.02), colour=trim),
@@ -157,8 +243,14 @@ def _rear(rng, W: float, low: float, tail: float, bumper: Colour) -> tuple[Decal
     top = tail - 0.06
     depth = rng.uniform(0.12, 0.26)
     red = (rng.uniform(0.6, 0.85), 0.05, 0.06)
-    lamps = tuple(Decal(u=(s * W / 2 - (lamp if s > 0 else 0), s * W / 2 + (lamp if s < 0 else 0)), v=(top - depth, top),
-                        colour=red) for s in (1, -1))  # fmt: skip
+    lamps = tuple(
+        Decal(
+            u=(s * W / 2 - (lamp if s > 0 else 0), s * W / 2 + (lamp if s < 0 else 0)),
+            v=(top - depth, top),
+            colour=red,
+        )
+        for s in (1, -1)
+    )
     plate = rng.choice([low + 0.16, top - 0.22])
     return (
         Decal(u=(-W, W), v=(low, low + 0.14), colour=bumper),
@@ -168,7 +260,7 @@ def _rear(rng, W: float, low: float, tail: float, bumper: Colour) -> tuple[Decal
 
 
 def _wheels(axles, W: float, radius: float, rng) -> list[Solid]:
-    rim = tuple(rng.uniform(0.35, 0.75) * np.array([1, 1, 1.03]))
+    rim = rgb(rng.uniform(0.35, 0.75) * np.array([1, 1, 1.03]))
     cap = Paint(colour=TYRE.colour, second=TYRE.second, axes=(0, 2))
     wheels = []
     for x in axles:
@@ -200,23 +292,43 @@ def _truck(rng: np.random.Generator, colour: Colour) -> tuple[list[Solid], np.nd
     nose = rng.uniform(1.7, 2.1)
     radius = rng.uniform(0.40, 0.50)
     x0 = L / 2 - nose
-    trim: Colour = tuple(c * 0.35 for c in colour)  # type: ignore[assignment]
-    front = plain(colour, 0.15, 0.7, axes=(1, 2), decals=(
-        Decal(u=(-0.44 * W, 0.44 * W), v=(0.52 * cab, 0.88 * cab), colour=GLASS.colour),
-        *_front(rng, W, 0.45, 0.45 * cab, BLACK, trim),
-    ))  # fmt: skip
-    door = plain(colour, 0.15, 0.7, axes=(0, 2), decals=(
-        Decal(u=(x0 + 0.35 * nose, x0 + 0.85 * nose), v=(0.56 * cab, 0.86 * cab), colour=GLASS.colour),
-        Decal(u=(x0 + 0.30 * nose, x0 + 0.32 * nose), v=(0.4, 0.9 * cab), colour=trim),
-        Decal(u=(x0 + 0.5 * nose - 1.15 * radius, x0 + 0.5 * nose + 1.15 * radius), v=(-0.3, 2.2 * radius), colour=BLACK, round=True),
-    ))  # fmt: skip
-    head = box((x0, -W / 2, 0.4), (L / 2, W / 2, cab), plain(colour), sides=[front, plain(colour), door, door],
-               extra=[(plane((1, 0, 0.18), (L / 2, 0, 0.5 * cab)), front)])  # fmt: skip
-    if rng.random() < 0.6:
-        load: Colour = tuple(rng.uniform(0.6, 0.9) * np.ones(3))  # type: ignore[assignment]
-    else:
-        load = tuple(rng.uniform(0.15, 0.75, 3))
-    stripe: Colour = tuple(rng.uniform(0.1, 0.9, 3))
+    trim = rgb(0.35 * np.array(colour))
+    front = plain(
+        colour,
+        0.15,
+        0.7,
+        axes=(1, 2),
+        decals=(
+            Decal(u=(-0.44 * W, 0.44 * W), v=(0.52 * cab, 0.88 * cab), colour=GLASS.colour),
+            *_front(rng, W, 0.45, 0.45 * cab, BLACK, trim),
+        ),
+    )
+    door = plain(
+        colour,
+        0.15,
+        0.7,
+        axes=(0, 2),
+        decals=(
+            Decal(u=(x0 + 0.35 * nose, x0 + 0.85 * nose), v=(0.56 * cab, 0.86 * cab), colour=GLASS.colour),
+            Decal(u=(x0 + 0.30 * nose, x0 + 0.32 * nose), v=(0.4, 0.9 * cab), colour=trim),
+            Decal(
+                u=(x0 + 0.5 * nose - 1.15 * radius, x0 + 0.5 * nose + 1.15 * radius),
+                v=(-0.3, 2.2 * radius),
+                colour=BLACK,
+                round=True,
+            ),
+        ),
+    )
+    head = box(
+        (x0, -W / 2, 0.4),
+        (L / 2, W / 2, cab),
+        plain(colour),
+        sides=[front, plain(colour), door, door],
+        extra=[(plane((1, 0, 0.18), (L / 2, 0, 0.5 * cab)), front)],
+    )
+    grey = rng.random() < 0.6
+    load = rgb(rng.uniform(0.6, 0.9) * np.ones(3)) if grey else rgb(rng.uniform(0.15, 0.75, 3))
+    stripe = rgb(rng.uniform(0.1, 0.9, 3))
     v = rng.uniform(0.45, 0.7) * H
     panel = plain(
         load,
@@ -225,11 +337,17 @@ def _truck(rng: np.random.Generator, colour: Colour) -> tuple[list[Solid], np.nd
         axes=(0, 2),
         decals=(Decal(u=(-L, L), v=(v, v + rng.uniform(0.2, 0.6)), colour=stripe),),
     )
-    rear = plain(load, 0.2, 1.2, axes=(1, 2), decals=(
-        Decal(u=(-0.02, 0.02), v=(0.9, H), colour=BLACK),
-        Decal(u=(-W / 2, -W / 2 + 0.25), v=(0.95, 1.12), colour=(0.75, 0.06, 0.06)),
-        Decal(u=(W / 2 - 0.25, W / 2), v=(0.95, 1.12), colour=(0.75, 0.06, 0.06)),
-    ))  # fmt: skip
+    rear = plain(
+        load,
+        0.2,
+        1.2,
+        axes=(1, 2),
+        decals=(
+            Decal(u=(-0.02, 0.02), v=(0.9, H), colour=BLACK),
+            Decal(u=(-W / 2, -W / 2 + 0.25), v=(0.95, 1.12), colour=(0.75, 0.06, 0.06)),
+            Decal(u=(W / 2 - 0.25, W / 2), v=(0.95, 1.12), colour=(0.75, 0.06, 0.06)),
+        ),
+    )
     cargo = box(
         (-L / 2, -W / 2, 0.9), (x0 - 0.12, W / 2, H), plain(load, 0.2, 1.2), sides=[panel, rear, panel, panel]
     )
