@@ -198,14 +198,14 @@ def count_frames(path: Path) -> int:
 def write_label_images(clip_dir: Path, out_dir: Path) -> None:
     """Export a clip's id maps as 16-bit grey PNGs, NNNNNN.png, value = id, 0 = background.
 
-    Beside them `labels.json` maps each id to its class name, so that a build can run on true masks.
+    Beside them `classes.json` maps each id to its class name, so that a build can run on true masks.
     """
     truth = read_truth(clip_dir / TRUTH_FILE)
     out_dir.mkdir(parents=True, exist_ok=True)
     for k, ids in enumerate(truth.ids):
         write_whole(out_dir / f"{k:06d}.png", _png16(ids))
     labels = {str(i): label for i, label in zip(truth.objects.id, truth.objects.label, strict=True)}
-    write_whole(out_dir / "labels.json", json.dumps(labels, indent=1).encode())
+    write_whole(out_dir / "classes.json", json.dumps(labels, indent=1).encode())
 
 
 def write_whole(path: Path, data: bytes) -> None:
