@@ -21,6 +21,7 @@ from pipeline.errors import BuildError, ConfigError
 if TYPE_CHECKING:
     from distributed import Client
 
+LOCAL_HOST = "127.0.0.1"  # a local cluster is nobody else's business
 GPU = "GPU"  # the worker resource that a task with `needs_gpu` takes one of
 
 
@@ -91,7 +92,7 @@ class Graph:
         from distributed import as_completed
 
         running: dict[str, tuple[Task, Any]] = {}
-        completed = as_completed()
+        completed = as_completed(loop=client.loop)
 
         def submit_more() -> None:
             while len(running) < self._slots and (task := next_task()):
@@ -166,7 +167,7 @@ def _local_cluster(config: GraphConfig, gpus: int) -> Iterator[Client]:
     spec = {f"cpu-{i}": _worker(Nanny, env, {}) for i in range(cpus)}
     for i in range(gpus):
         spec[f"gpu-{i}"] = _worker(Nanny, {**env, "CUDA_VISIBLE_DEVICES": str(i)}, {GPU: 1})
-    scheduler = {"cls": Scheduler, "options": {"dashboard": False, "dashboard_address": None}}
+    scheduler = {"cls": Scheduler, "options": {"host": LOCAL_HOST, "dashboard": False, "dashboard_address": None}}
     settings = {
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,
@@ -175,14 +176,25 @@ def _local_cluster(config: GraphConfig, gpus: int) -> Iterator[Client]:
         "distributed.comm.timeouts.connect": "60s",
         "distributed.nanny.pre-spawn-environ": env,
     }
-    with dask.config.set(settings), _quiet_dask():
-        with SpecCluster(workers=spec, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster:
-            with Client(cluster, set_as_default=False) as client:
-                yield client
+    with (
+        dask.config.set(settings),
+        _quiet_dask(),
+        SpecCluster(workers=spec, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
 
 
 def _worker(cls: type, env: dict[str, str], resources: dict[str, int]) -> dict[str, Any]:
-    options = {"nthreads": 1, "env": env, "resources": resources, "memory_limit": 0, "dashboard": False}
+    options = {
+        "host": LOCAL_HOST,
+        "nthreads": 1,
+        "env": env,
+        "resources": resources,
+        "memory_limit": 0,
+        "dashboard": False,
+        "silence_logs": logging.CRITICAL,
+    }
     return {"cls": cls, "options": options}
 
 
@@ -197,8 +209,9 @@ def _wait_for_workers(client: Client, config: GraphConfig, needs_gpu: bool) -> i
         if time.monotonic() > deadline:
             found = f"{len(workers)} worker(s), none with the resource {GPU}" if workers else "no workers"
             remedy = f"start them with `dask worker ADDRESS --resources {GPU}=1`, or use --device cpu"
+            where = config.scheduler or "the local cluster"
             raise BuildError(
-                f"{config.scheduler or 'the local cluster'} has {found} after {config.worker_timeout_s:.0f} s; "
+                f"{where} has {found} after {config.worker_timeout_s:.0f} s; "
                 + (remedy if needs_gpu else "start some with `dask worker ADDRESS`")
             )
         time.sleep(0.2)

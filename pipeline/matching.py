@@ -142,14 +142,10 @@ def overlaps(
     codes_next, members_next = _code_map(next_, size, probability)
     visible_prev, visible_next = consistent(flow)
 
-    joint = _joint_counts(
-        codes_prev, codes_next, flow.forward, visible_prev, len(members_prev), len(members_next)
-    )
-    on_prev = _intersection_union(joint, members_prev, members_next)
-    joint = _joint_counts(
-        codes_next, codes_prev, flow.backward, visible_next, len(members_next), len(members_prev)
-    )
-    on_next = _intersection_union(joint.T, members_prev, members_next)
+    joint = _code_pairs(codes_prev, codes_next, flow.forward, visible_prev)
+    on_prev = _intersection_union(*joint, members_prev, members_next)
+    here, there, counts = _code_pairs(codes_next, codes_prev, flow.backward, visible_next)
+    on_next = _intersection_union(there, here, counts, members_prev, members_next)
 
     pixels = np.concatenate([on_prev, on_next], axis=-1)  # (Dp, Dn, 4)
     iou = np.minimum(
@@ -196,7 +192,7 @@ def _code_map(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Which masks cover each pixel, as one code per pixel.
 
-    Returns (H, W) int32 codes, 0 where no mask is, and (C, D) int64 members: 1 where the
+    Returns (H, W) int32 codes, 0 where no mask is, and (C, D) float64 members: 1 where the
     code's pixels belong to the mask. Masks overlap little, so there are few codes, and all
     overlaps of two frames come from one histogram of code pairs.
     """
@@ -211,21 +207,16 @@ def _code_map(
             renamed[old] = len(members)
             members.append(members[old] | {index})
         window[patch.mask] = renamed[covered]
-    table = np.zeros((len(members), len(detections)), np.int64)
+    table = np.zeros((len(members), len(detections)))
     for code, indices in enumerate(members):
         table[code, sorted(indices)] = 1
     return codes, table
 
 
-def _joint_counts(
-    here: np.ndarray,
-    there: np.ndarray,
-    flow: np.ndarray,
-    visible: np.ndarray,
-    count_here: int,
-    count_there: int,
-) -> np.ndarray:
-    """(count_here, count_there) number of visible pixels with each pair of codes."""
+def _code_pairs(
+    here: np.ndarray, there: np.ndarray, flow: np.ndarray, visible: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Code here, code there, and the number of visible pixels with both: (U,) each."""
     height, width = here.shape
     steps = np.rint(flow).astype(np.int32)
     target = np.arange(height * width, dtype=np.int32).reshape(height, width)
@@ -234,16 +225,26 @@ def _joint_counts(
     # Visible pixels land inside; the others may land anywhere and do not count.
     codes_there = there.ravel().take(target, mode="clip")
     counted = visible & ((here | codes_there) != 0)  # elsewhere nothing is labelled
-    pairs = here[counted].astype(np.int64) * count_there + codes_there[counted]
-    return np.bincount(pairs, minlength=count_here * count_there).reshape(count_here, count_there)
+    base = int(there.max()) + 1
+    joint = here[counted].astype(np.int64) * base + codes_there[counted]
+    if (int(here.max()) + 1) * base <= here.size:  # a table is faster than sorting while it is small
+        table = np.bincount(joint)
+        pairs = np.flatnonzero(table)
+        counts = table[pairs]
+    else:
+        pairs, counts = np.unique(joint, return_counts=True)
+    return pairs // base, pairs % base, counts
 
 
-def _intersection_union(joint: np.ndarray, members_a: np.ndarray, members_b: np.ndarray) -> np.ndarray:
-    """(Da, Db, 2) intersections and unions from the (Ca, Cb) histogram of code pairs."""
-    intersection = members_a.T @ joint @ members_b
-    area_a = members_a.T @ joint.sum(axis=1)
-    area_b = members_b.T @ joint.sum(axis=0)
-    return np.stack([intersection, area_a[:, None] + area_b - intersection], axis=-1)
+def _intersection_union(
+    codes_a: np.ndarray, codes_b: np.ndarray, counts: np.ndarray, members_a: np.ndarray, members_b: np.ndarray
+) -> np.ndarray:
+    """(Da, Db, 2) int64 intersections and unions. Sums of whole numbers: exact in float64."""
+    in_a, in_b = members_a[codes_a], members_b[codes_b]  # (U, Da), (U, Db)
+    weighted = in_a * counts[:, None]
+    intersection = weighted.T @ in_b
+    union = weighted.sum(axis=0)[:, None] + counts @ in_b - intersection
+    return np.stack([intersection, union], axis=-1).astype(np.int64)
 
 
 def _compact(

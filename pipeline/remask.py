@@ -45,7 +45,8 @@ def remask(
             return existing
         if existing is not None and not replace_layer:
             raise BuildError(
-                f"{folder} has a masks layer {name!r} with other settings; choose another --name, or add --replace"
+                f"{folder} has a masks layer {name!r} with other settings; "
+                "choose another --name, or add --replace"
             )
         frames = sum(entry.frames for entry in manifest.evidence.values())
         if graph.workers is None and graph.scheduler is None and frames < WORTH_WORKERS:

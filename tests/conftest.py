@@ -17,3 +17,16 @@ def test_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set INSTANCE_MOTION_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three short streetworld clips of 208x64, one of them longer than the others."""
+    from pipeline.streetworld.clip import ClipConfig, render_clip
+    from workflows.streetworld import FIRST_SEED
+
+    folder = tmp_path_factory.mktemp("streets")
+    for number, frames in ((0, 14), (1, 6), (2, 6)):
+        name = f"test_{number:04d}"
+        render_clip(folder / name, FIRST_SEED["test"] + number, ClipConfig(frames=frames, size=(208, 64)))
+    return folder
