@@ -258,3 +258,25 @@ def test_the_fingerprint_follows_the_masks(tmp_path, shapes):
     before = fingerprint(tmp_path / "labels")
     (tmp_path / "labels/cam/classes.json").write_text("{}")
     assert fingerprint(tmp_path / "labels") != before
+
+
+def test_streetworld_exports_its_truth_as_given_masks(tmp_path):
+    from pipeline.streetworld.clip import ClipConfig, render_clip
+    from pipeline.streetworld.truth import read_truth, write_label_images
+
+    render_clip(tmp_path / "test_0004", 4, ClipConfig(frames=2, size=(208, 64)))
+    truth = read_truth(tmp_path / "test_0004/truth.h5")
+    write_label_images(tmp_path / "test_0004", tmp_path / "masks/test_0004")
+    image = np.zeros((64, 208, 3), np.uint8)
+    found = read_given_masks(tmp_path / "masks").detect(
+        [SourceFrame(image=image, clip="test_0004", name=f"{k:06d}") for k in range(2)]
+    )
+    label_of = dict(zip(truth.objects.id.tolist(), truth.objects.label, strict=True))
+    for detections, ids in zip(found, truth.ids, strict=True):
+        visible = [i for i in np.unique(ids).tolist() if i]
+        assert visible
+        assert [CLASSES[c] for c in detections.classes] == [label_of[i] for i in visible]
+        for grid, box, i in zip(detections.masks, detections.boxes, visible, strict=True):
+            patch = paste(grid, box, (208, 64))
+            assert patch.mask.sum() == (ids == i).sum()
+            assert (ids[patch.slices][patch.mask] == i).all()
