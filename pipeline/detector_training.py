@@ -35,7 +35,7 @@ from pipeline.errors import ConfigError, DetectorError
 class TrainingConfig:
     """How long and on what views to train; the defaults made the bundled weights."""
 
-    steps: int = 1800
+    steps: int = 2400
     """Steps in all."""
     batch_size: int = 4
     """Views a step."""

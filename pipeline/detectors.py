@@ -26,7 +26,7 @@ from pipeline.errors import ConfigError, DetectorError
 BUNDLED = Path(__file__).parent / "bundled"
 BUNDLED_CONFIG = BUNDLED / "mask_rcnn_quarter.yaml"
 BUNDLED_WEIGHTS = BUNDLED / "mask_rcnn_quarter.pt"
-BUNDLED_SHA256 = "0" * 64
+BUNDLED_SHA256 = "ae841aac957d9dd5440e0546fbc418efb0dcdc45886043b0804b081a1221db76"
 BUNDLED_CLASSES = ("car", "person")
 """Classes of the bundled network, in its order."""
 
@@ -87,14 +87,12 @@ def make_detector(config: DetectorConfig) -> Detector:
     from pipeline import detection  # loads detectron2
 
     network_config = _network_config(config)
+    classes = [class_named(name) for name in _class_names(config, network_config)]
+    device = detection.resolve_device(config.device)
     network = detection.build_network(network_config)
     detection.load_weights(network, _weights(config))
     return detection.MaskRCNN(
-        network,
-        detection.InputFormat.of(network_config),
-        [class_named(name) for name in _class_names(config, network_config)],
-        detection.resolve_device(config.device),
-        config.batch_size,
+        network, detection.InputFormat.of(network_config), classes, device, config.batch_size
     )
 
 
@@ -170,10 +168,11 @@ def _network_config(config: DetectorConfig) -> Any:
 def _weights(config: DetectorConfig) -> Path:
     """The weights file, checked if it is ours, fetched if it is the zoo's."""
     if config.detector == "bundled":
-        if not BUNDLED_WEIGHTS.is_file() or (found := sha256(BUNDLED_WEIGHTS)) != BUNDLED_SHA256:
-            found = found if BUNDLED_WEIGHTS.is_file() else "no file"
+        found = f"SHA-256 {sha256(BUNDLED_WEIGHTS)}" if BUNDLED_WEIGHTS.is_file() else "no file"
+        if found != f"SHA-256 {BUNDLED_SHA256}":
             raise DetectorError(
-                f"{BUNDLED_WEIGHTS} is damaged: SHA-256 {found}, expected {BUNDLED_SHA256}; install again"
+                f"{BUNDLED_WEIGHTS} is damaged: {found}, expected {BUNDLED_SHA256}; "
+                "install instance-motion again"
             )
         return BUNDLED_WEIGHTS
     if config.weights is not None:
