@@ -8,6 +8,7 @@ go on. Where a task runs changes nothing about its result.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import time
 import traceback
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from distributed import Client
 
 LOCAL_HOST = "127.0.0.1"  # a local cluster is nobody else's business
+CLOSE_TIMEOUT_S = 10
+ALLOWED_DEATHS = 3
+"""Workers that a task may take down before it is given up."""
 GPU = "GPU"  # the worker resource that a task with `needs_gpu` takes one of
 
 
@@ -167,22 +171,41 @@ def _local_cluster(config: GraphConfig, gpus: int) -> Iterator[Client]:
     spec = {f"cpu-{i}": _worker(Nanny, env, {}) for i in range(cpus)}
     for i in range(gpus):
         spec[f"gpu-{i}"] = _worker(Nanny, {**env, "CUDA_VISIBLE_DEVICES": str(i)}, {GPU: 1})
-    scheduler = {"cls": Scheduler, "options": {"host": LOCAL_HOST, "dashboard": False, "dashboard_address": None}}
+    scheduler = {
+        "cls": Scheduler,
+        "options": {"host": LOCAL_HOST, "dashboard": False, "dashboard_address": None},
+    }
     settings = {
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,
         "distributed.admin.system-monitor.gil.enabled": False,
         "distributed.comm.timeouts.connect": "60s",
+        "distributed.scheduler.allowed-failures": ALLOWED_DEATHS - 1,
         "distributed.nanny.pre-spawn-environ": env,
     }
-    with (
-        dask.config.set(settings),
-        _quiet_dask(),
-        SpecCluster(workers=spec, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
+    with dask.config.set(settings), _quiet_dask():
+        others = set(multiprocessing.active_children())
+        cluster = SpecCluster(workers=spec, scheduler=scheduler, silence_logs=logging.CRITICAL)
+        client = Client(cluster, set_as_default=False)
+        try:
+            yield client
+        finally:
+            _close(client, cluster, others)
+
+
+def _close(client: Client, cluster: Any, others: set[Any]) -> None:
+    """Stop a local cluster in bounded time: a worker that died just now may never answer.
+
+    others: child processes that are not the cluster's
+    """
+    try:
+        client.close(timeout=CLOSE_TIMEOUT_S)
+        cluster.close(timeout=CLOSE_TIMEOUT_S)
+    except TimeoutError:
+        pass
+    for child in set(multiprocessing.active_children()) - others:
+        child.kill()
 
 
 def _worker(cls: type, env: dict[str, str], resources: dict[str, int]) -> dict[str, Any]:
@@ -199,13 +222,17 @@ def _worker(cls: type, env: dict[str, str], resources: dict[str, int]) -> dict[s
 
 
 def _wait_for_workers(client: Client, config: GraphConfig, needs_gpu: bool) -> int:
-    """Tasks to keep under way: one per thread, and one more each so that none waits."""
+    """Tasks to keep under way: one per thread.
+
+    A task that waits behind one that kills its worker would share the blame; the gap
+    between two tasks is milliseconds, a task seconds.
+    """
     deadline = time.monotonic() + config.worker_timeout_s
     while True:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         able = [worker for worker in workers if not needs_gpu or worker["resources"].get(GPU, 0) >= 1]
         if able:
-            return 2 * sum(worker["nthreads"] for worker in workers)
+            return sum(worker["nthreads"] for worker in workers)
         if time.monotonic() > deadline:
             found = f"{len(workers)} worker(s), none with the resource {GPU}" if workers else "no workers"
             remedy = f"start them with `dask worker ADDRESS --resources {GPU}=1`, or use --device cpu"
@@ -239,14 +266,17 @@ def _call(task: Task) -> Any:
 
 
 def _result_of(future: Any) -> Any:
+    """The result, waiting again if a worker died between finishing a task and handing it over."""
+    from distributed.client import FutureCancelledError
     from distributed.scheduler import KilledWorker
 
-    if future.status == "finished":
+    try:
         return future.result()
-    if future.status == "cancelled":
-        return Failure(error=BuildError("the task was cancelled; is the scheduler still there?"), details="")
-    error = future.exception()
-    if isinstance(error, KilledWorker):
+    except KilledWorker as error:
         return Failure(error=error, details=str(error), killed=True)
-    details = "".join(traceback.format_exception(type(error), error, future.traceback()))
-    return Failure(error=error, details=details)
+    except FutureCancelledError as error:
+        return Failure(
+            error=BuildError(f"a task was cancelled ({error}); is the scheduler still there?"), details=""
+        )
+    except Exception as error:
+        return Failure(error=error, details=traceback.format_exc())

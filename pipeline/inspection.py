@@ -48,11 +48,17 @@ class Summary:
     def table(self) -> str:
         """The summary as text."""
         rows = [
-            ("clips", f"{self.clips}" + (f" ({self.quarantine} more in quarantine)" if self.quarantine else "")),
+            (
+                "clips",
+                f"{self.clips}" + (f" ({self.quarantine} more in quarantine)" if self.quarantine else ""),
+            ),
             ("frames", f"{self.frames} of {self.size[0]}x{self.size[1]}, {self.duration_s:.1f} s"),
             ("static frames", f"{self.static_frames}"),
             ("raw detections", f"{self.raw_detections} ({self.raw_detections / self.frames:.1f} a frame)"),
-            ("bytes a frame", ", ".join(f"{layer} {size:,.0f}" for layer, size in self.bytes_per_frame.items())),
+            (
+                "bytes a frame",
+                ", ".join(f"{layer} {size:,.0f}" for layer, size in self.bytes_per_frame.items()),
+            ),
         ]
         for name, layer in self.masks.items():
             per_class = ", ".join(f"{cls} {mean:.2f}" for cls, mean in layer.instances_per_frame.items())
@@ -88,7 +94,11 @@ class LayerDifference:
 
     def table(self) -> str:
         rows = [("", self.old, self.new, "change")]
-        for name, pair in (("instances", self.instances), ("matched pairs", self.pairs), ("tracks", self.tracks)):
+        for name, pair in (
+            ("instances", self.instances),
+            ("matched pairs", self.pairs),
+            ("tracks", self.tracks),
+        ):
             rows.append((name, str(pair[0]), str(pair[1]), f"{pair[1] - pair[0]:+d}"))
         old, new = self.covered
         rows.append(("pixels covered", f"{old:.2%}", f"{new:.2%}", f"{new - old:+.2%}"))
@@ -116,7 +126,8 @@ def summarise(shards: ShardSet) -> Summary:
         raw_detections=sum(shards.evidence_file(index).detection_count for index in indices),
         quarantine=len(manifest.quarantine),
         bytes_per_frame={
-            layer: sum(entry.bytes for entry in files.values()) / frames for layer, files in layers(shards).items()
+            layer: sum(entry.bytes for entry in files.values()) / frames
+            for layer, files in layers(shards).items()
         },
         masks={name: _summarise_layer(shards, name, frames) for name in sorted(manifest.masks)},
     )
@@ -200,4 +211,3 @@ def _same_regions(a: np.ndarray, b: np.ndarray) -> bool:
 
 def _shown(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-

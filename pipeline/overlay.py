@@ -41,12 +41,16 @@ def draw(shards: ShardSet, layer: str, clip: ClipEntry, frame: int) -> np.ndarra
     return picture
 
 
-def contact_sheet(shards: ShardSet, layer: str, clips: Sequence[ClipEntry], columns: int = 3, rows: int = 8) -> np.ndarray:
+def contact_sheet(
+    shards: ShardSet, layer: str, clips: Sequence[ClipEntry], columns: int = 3, rows: int = 8
+) -> np.ndarray:
     """(H, W, 3) uint8 RGB: each row a clip, `columns` frames of it from begin to end."""
     strips = []
     for clip in list(clips)[:: max(1, len(clips) // rows)][:rows]:
         picked = np.unique(np.linspace(0, clip.frames - 1, columns).round().astype(int))
-        pictures = [_titled(draw(shards, layer, clip, int(frame)), f"{clip.name} {frame}") for frame in picked]
+        pictures = [
+            _titled(draw(shards, layer, clip, int(frame)), f"{clip.name} {frame}") for frame in picked
+        ]
         pictures += [np.zeros_like(pictures[0])] * (columns - len(pictures))
         strips.append(np.concatenate(pictures, axis=1))
     if not strips:
@@ -85,7 +89,9 @@ def write_video(path: Path, pictures: Iterator[np.ndarray], fps: float) -> int:
                 height, width = picture.shape[:2]
                 picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)))
                 stream.height, stream.width = picture.shape[:2]
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")))
+                container.mux(
+                    stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24"))
+                )
                 count += 1
             container.mux(stream.encode())
         os.replace(partial, path)
@@ -100,7 +106,9 @@ def _write(picture: np.ndarray, text: str, box: np.ndarray, colour: np.ndarray) 
     x = int(np.clip(box[0], 0, max(picture.shape[1] - width, 0)))
     y = int(np.clip(box[1] - 2, height + 1, picture.shape[0] - 1))
     cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (0, 0, 0), 2, cv2.LINE_AA)
-    cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.35, tuple(map(int, colour)), 1, cv2.LINE_AA)
+    cv2.putText(
+        picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.35, tuple(map(int, colour)), 1, cv2.LINE_AA
+    )
 
 
 def _titled(picture: np.ndarray, title: str) -> np.ndarray:
