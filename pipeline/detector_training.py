@@ -99,12 +99,13 @@ def train(
 ) -> dict[str, Tensor]:
     """Train a network, resuming from `checkpoint` if it exists.
 
-    Ctrl-C finishes the step in hand, writes the checkpoint and raises KeyboardInterrupt.
+    Ctrl-C finishes the step in hand, writes the checkpoint and raises KeyboardInterrupt;
+    a second one does not wait.
 
     Args:
         network: untrained, on the CPU or a GPU
         checkpoint: file that is replaced, whole, every `checkpoint_every` steps
-        on_checkpoint: called at the same times with the step and the mean weights
+        on_checkpoint: called just before, with the step and the mean weights
 
     Returns:
         The running mean of the weights and buffers, by name.
@@ -132,11 +133,13 @@ def train(
             progress.set_postfix(
                 {name.removeprefix("loss_"): f"{value:.3f}" for name, value in losses.items()}
             )
-            if state.step % checkpoint_every == 0 or state.step == config.steps or interrupted():
-                _save(state, config, checkpoint)
-                if interrupted():
-                    raise KeyboardInterrupt
+            due = state.step % checkpoint_every == 0 or state.step == config.steps
+            if due:  # before saving: what is interrupted here is done again after a restart
                 on_checkpoint(state.step, state.mean)
+            if due or interrupted():
+                _save(state, config, checkpoint)
+            if interrupted():
+                raise KeyboardInterrupt
     return state.mean
 
 
@@ -302,12 +305,18 @@ def _write(content: dict, path: Path) -> None:
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[Callable[[], bool]]:
-    """Hold Ctrl-C back, so that no step ends half way; gives a function that asks for it."""
+    """Hold the first Ctrl-C back, so that no step ends half way; gives a function that asks for it."""
     asked = threading.Event()
+
+    def ask(*_: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
-    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
+    before = signal.signal(signal.SIGINT, ask)
     try:
         yield asked.is_set
     finally:
