@@ -1,0 +1,148 @@
+"""RAFT (Teed and Deng 2020) through torchvision, with its weights or the authors' own.
+
+Images go in as RGB in [-1, 1], padded by repeating their borders to sides that are multiples
+of 8 and at least 128 (torchvision's limit); the flow is cut back. Both directions are one
+batch. Everything runs in float32 without TF32 and with deterministic kernels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.optical_flow import (
+    Raft_Large_Weights,
+    Raft_Small_Weights,
+    raft_large,
+    raft_small,
+)
+
+from pipeline.errors import DetectorError
+from pipeline.flow import Flow, FlowConfig
+
+_FACTOR, _MIN_SIDE = 8, 128
+
+# The authors' names -> torchvision's. Layers are the same; only their nesting differs.
+_RENAMES = [
+    (r"^module\.", ""),
+    (r"^fnet\.", "feature_encoder."),
+    (r"^cnet\.", "context_encoder."),
+    (r"^(\w+_encoder)\.conv1\.", r"\1.convnormrelu.0."),
+    (r"^(\w+_encoder)\.norm1\.", r"\1.convnormrelu.1."),
+    (r"^(\w+_encoder)\.conv2\.", r"\1.conv."),
+    (r"(layer\d\.\d)\.conv(\d)\.", r"\1.convnormrelu\2.0."),
+    (r"(layer\d\.\d)\.norm(\d)\.", r"\1.convnormrelu\2.1."),
+    (r"^update_block\.encoder\.convc(\d)\.", r"update_block.motion_encoder.convcorr\1.0."),
+    (r"^update_block\.encoder\.convf(\d)\.", r"update_block.motion_encoder.convflow\1.0."),
+    (r"^update_block\.encoder\.conv\.", "update_block.motion_encoder.conv.0."),
+    (r"^update_block\.gru\.conv([zrq])\.", r"update_block.recurrent_block.convgru1.conv\1."),
+    (r"^update_block\.gru\.conv([zrq])(\d)\.", r"update_block.recurrent_block.convgru\2.conv\1."),
+    (r"^update_block\.mask\.0\.", "mask_predictor.convrelu.0."),
+    (r"^update_block\.mask\.2\.", "mask_predictor.conv."),
+]
+
+
+class Raft:
+    """A loaded RAFT network; a `pipeline.flow.FlowModel`."""
+
+    def __init__(self, network: nn.Module, device: torch.device, updates: int) -> None:
+        self._network, self._device, self._updates = network, device, updates
+
+    @staticmethod
+    def load(config: FlowConfig, device: str = "cpu") -> Raft:
+        """Build the configured network and fill it with its weights.
+
+        Raises:
+            DetectorError: the weights are missing, damaged, of another network, or cannot be fetched.
+        """
+        network = (raft_small if config.raft == "small" else raft_large)(weights=None)
+        if config.weights is None:
+            state, origin = _fetched(config.raft)
+        else:
+            state, origin = _read(config.weights), str(config.weights)
+        try:
+            network.load_state_dict(torchvision_names(state), strict=True)
+        except (RuntimeError, TypeError) as error:
+            first = " ".join(str(error).split())[:200]
+            raise DetectorError(
+                f"{origin}: does not fit RAFT {config.raft} ({first}); give weights of this size "
+                f"or change --flow.raft"
+            ) from error
+        return Raft(network.to(device).eval(), torch.device(device), config.updates)
+
+    def flow(self, a: np.ndarray, b: np.ndarray) -> Flow:
+        """Both directions between two (H, W, 3) uint8 RGB frames."""
+        frames = torch.from_numpy(np.stack([a, b])).to(self._device)
+        images = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
+        padding = _padding(*images.shape[2:])
+        images = F.pad(images, padding, mode="replicate")
+        with (
+            torch.inference_mode(),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
+            predicted: Tensor = self._network(images, images.flip(0), num_flow_updates=self._updates)[-1]
+        left, _, top, _ = padding
+        height, width = a.shape[:2]
+        fields = predicted[:, :, top : top + height, left : left + width].permute(0, 2, 3, 1)
+        forward, backward = fields.float().cpu().numpy()
+        return Flow(forward=np.ascontiguousarray(forward), backward=np.ascontiguousarray(backward))
+
+
+def torchvision_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the authors' keys; torchvision's own pass unchanged."""
+    renamed = {}
+    for key, value in state.items():
+        # The norm of a shortcut is registered under two names; torchvision has the second only.
+        if re.search(r"layer\d\.\d\.norm[34]\.", key) and _shortcut_twin(key) in state:
+            continue
+        for pattern, replacement in _RENAMES:
+            key = re.sub(pattern, replacement, key)
+        renamed[key] = value
+    return renamed
+
+
+def _shortcut_twin(key: str) -> str:
+    return re.sub(r"\.norm[34]\.", ".downsample.1.", key)
+
+
+def _padding(height: int, width: int) -> tuple[int, int, int, int]:
+    """Left, right, top, bottom, evenly on both sides."""
+    across, down = (max(_MIN_SIDE, -(-side // _FACTOR) * _FACTOR) - side for side in (width, height))
+    return across // 2, across - across // 2, down // 2, down - down // 2
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise DetectorError(
+            f"{path}: RAFT weights not found; give the path of a .pth file with --flow.weights"
+        )
+    try:
+        # weights_only: a pickle may hold programs, weights need none.
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DetectorError(f"{path}: no weights file or damaged ({reason}); fetch it again") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise DetectorError(f"{path}: holds no table of tensors; give RAFT's state_dict")
+    return {str(key): value for key, value in state.items()}
+
+
+def _fetched(size: str) -> tuple[Mapping[str, Tensor], str]:
+    weights = (Raft_Small_Weights if size == "small" else Raft_Large_Weights).DEFAULT
+    name = weights.url.rsplit("/", 1)[1]
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
+    except Exception as error:
+        place = Path(torch.hub.get_dir()) / "checkpoints" / name
+        reason = " ".join(str(error).split())[:120]
+        raise DetectorError(
+            f"RAFT {size} weights cannot be fetched from {weights.url} ({reason}); "
+            f"fetch them elsewhere and put them at {place}, or give a file with --flow.weights"
+        ) from error
+    return state, name
