@@ -7,13 +7,14 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Literal
 
 import torch
 from tqdm import tqdm
 
-from pipeline.errors import ConfigError
+from pipeline.errors import BuildError, ConfigError
 from pipeline.streetworld.clip import ClipConfig, is_rendered, render_clip
 from pipeline.streetworld.render import Jitter
 
@@ -111,6 +112,10 @@ def _render_all(
                 folder = running.pop(future)
                 future.result()
                 yield folder
+    except BrokenProcessPool as error:
+        raise BuildError(
+            "a renderer was killed (out of memory?); run the same command again to go on, with fewer workers"
+        ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

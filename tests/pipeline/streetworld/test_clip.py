@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
 
 import workflows.streetworld as command
-from pipeline.errors import ConfigError
+from pipeline.errors import BuildError, ConfigError
 from pipeline.sources.clip import BadClip, Clip
 from pipeline.sources.streetworld import scan
 from pipeline.streetworld.clip import ClipConfig, is_rendered, render_clip
@@ -102,6 +104,16 @@ def test_an_interrupted_clip_leaves_no_folder(tmp_path):
     with pytest.raises(Stop):
         render_clip(tmp_path / "clip", 9, ClipConfig(**TINY), on_frame=stop)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_renderer_is_one_line_with_the_remedy(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "render_clip", _die)
+    with pytest.raises(BuildError, match="run the same command again"):
+        command.render(tmp_path, "train", clips=2, workers=2, **TINY)
+
+
+def _die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("settings", [{"frames": 1}, {"size": (103, 32)}, {"size": (104, 8)}, {"fps": 0}])
