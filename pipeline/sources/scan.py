@@ -196,7 +196,9 @@ def _scan_streetworld(path: Path, config: SourceConfig) -> list[Clip | BadClip]:
 
 def _streetworld_folders(path: Path) -> Iterator[Path]:
     for video in files_below(path, frozenset([".mp4"])):
-        if video.name == "video.mp4" and (video.parent / "camera.json").is_file():
+        camera = video.parent / "camera.json"
+        # Other people's videos may have a camera.json beside them as well; theirs names no format.
+        if video.name == "video.mp4" and camera.is_file() and b'"streetworld' in camera.read_bytes():
             yield video.parent
 
 

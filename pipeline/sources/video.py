@@ -29,19 +29,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.sidedata.sidedata import SideData
-from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from pipeline.errors import SourceError
 from pipeline.sources.naming import show
+from pipeline.sources.orientation import UPRIGHT, Orientation, orientation_of
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg"}
@@ -64,23 +63,6 @@ _DURATION_SLACK_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Orientation:
-    """How a decoded frame is turned for display: mirrored left-right first, then turned clockwise."""
-
-    quarter_turns: int = 0
-    mirrored: bool = False
-
-    def size(self, width: int, height: int) -> tuple[int, int]:
-        return (height, width) if self.quarter_turns % 2 else (width, height)
-
-    def apply(self, image: np.ndarray) -> np.ndarray:
-        """(H, W, 3) as decoded -> as displayed, contiguous."""
-        if self.mirrored:
-            image = image[:, ::-1]
-        return np.ascontiguousarray(np.rot90(image, -self.quarter_turns))
-
-
-@dataclass(frozen=True, kw_only=True)
 class VideoIndex:
     """What a video file holds, in presentation order.
 
@@ -98,7 +80,7 @@ class VideoIndex:
     time_base: Fraction
     size: tuple[int, int]
     pixel_aspect: Fraction = Fraction(1)
-    orientation: Orientation = Orientation()
+    orientation: Orientation = UPRIGHT
     sequential: bool = False
 
     @property
@@ -138,7 +120,7 @@ def probe(path: Path) -> VideoIndex:
         )
 
     first, pixel_aspect = _first_frame(path)
-    orientation = _orientation(path, first)
+    orientation = orientation_of(path, first)
     assert time_base is not None
     return VideoIndex(
         pts=np.array(times, np.int64),
@@ -316,25 +298,6 @@ def _first_frame(path: Path) -> tuple[VideoFrame, Fraction]:
         for frame in _decoded(container, stream):
             return frame, Fraction(aspect) if aspect and aspect > 0 else Fraction(1)
     raise SourceError(f"{show(path)}: no frame could be decoded; the file is empty, damaged or cut")
-
-
-def _orientation(path: Path, frame: VideoFrame) -> Orientation:
-    """Read the display matrix: row vectors (x, y), y down, are multiplied from the left."""
-    attached = cast(Iterable[SideData], frame.side_data)  # typed as a mapping of names, iterates over values
-    side_data = next((data for data in attached if data.type is SideDataType.DISPLAYMATRIX), None)
-    if side_data is None:
-        return Orientation()
-    matrix = np.frombuffer(bytes(side_data), "<i4")[[0, 1, 3, 4]].reshape(2, 2) / 65536.0
-    mirrored = bool(np.linalg.det(matrix) < 0)
-    if mirrored:
-        matrix = np.diag([-1.0, 1.0]) @ matrix
-    degrees = np.degrees(np.arctan2(matrix[0, 1], matrix[0, 0]))
-    turns = round(degrees / 90)
-    if abs(degrees - 90 * turns) > 1:
-        raise SourceError(
-            f"{show(path)}: is to be shown turned by {degrees:.1f} degrees; re-encode it upright"
-        )
-    return Orientation(quarter_turns=turns % 4, mirrored=mirrored)
 
 
 def _times_by_decoding(path: Path) -> list[int | None]:

@@ -326,7 +326,12 @@ def test_kinds_are_detected(tmp_path):
     (tmp_path / "movies" / "a.MP4").touch()
     (tmp_path / "streets" / "000").mkdir(parents=True)
     (tmp_path / "streets" / "000" / "video.mp4").touch()
-    (tmp_path / "streets" / "000" / "camera.json").touch()
+    (tmp_path / "streets" / "000" / "camera.json").write_text(
+        '{"format": "streetworld-camera", "version": 1}'
+    )
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "video.mp4").touch()
+    (tmp_path / "mine" / "camera.json").write_text('{"fx": 700, "fy": 700, "cx": 600, "cy": 170}')
     kinds = {folder.name: detect_kind(folder) for folder in tmp_path.iterdir()}
     assert kinds == {
         "raw": "kitti-raw",
@@ -334,6 +339,7 @@ def test_kinds_are_detected(tmp_path):
         "pictures": "images",
         "movies": "video",
         "streets": "streetworld",
+        "mine": "video",
     }
     assert detect_kind(tmp_path / "movies" / "a.MP4") == "video"
 
@@ -377,3 +383,18 @@ def test_a_pattern_that_fits_nothing_is_a_spelling_mistake(tmp_path):
 def test_impossible_settings_cannot_be_constructed(wrong):
     with pytest.raises(ConfigError):
         SourceConfig(**wrong)
+
+
+def test_streetworld_clips_are_chosen_from_and_keep_their_cameras(tmp_path, monkeypatch):
+    images(tmp_path / "2", ["1.png", "2.png", "3.png"])
+    (clip,) = good(scan(tmp_path, SourceConfig(**FOV)))
+    broken = BadClip(name="10", reason="damaged")
+    monkeypatch.setattr("pipeline.sources.streetworld.scan", lambda path: iter([broken, clip]))
+
+    chosen, bad = scan(tmp_path, SourceConfig(kind="streetworld", stride=2))
+    assert isinstance(chosen, Clip)
+    assert (chosen.name, chosen.frame_names) == ("2", ("1", "3"))
+    assert bad is broken
+    assert scan(tmp_path, SourceConfig(kind="streetworld", include=("2",)))[0].name == "2"
+    with pytest.raises(ConfigError, match="own exact cameras"):
+        scan(tmp_path, SourceConfig(kind="streetworld", **FOV))

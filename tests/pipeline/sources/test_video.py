@@ -14,7 +14,8 @@ import pytest
 from av.video.stream import VideoStream
 
 from pipeline.errors import SourceError
-from pipeline.sources.video import Orientation, VideoIndex, VideoReader, probe
+from pipeline.sources.orientation import Orientation
+from pipeline.sources.video import VideoIndex, VideoReader, probe
 from tests.pipeline.sources.videos import encode, number_of, numbered_frames
 
 COUNT = 60
