@@ -99,9 +99,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="where raft runs (default cpu)")
     options = parser.parse_args()
 
-    configs = {f"dis {preset}": FlowConfig(preset=preset) for preset in ("ultrafast", "fast", "medium")}
+    configs = {f"dis {preset}": FlowConfig(dis_preset=preset) for preset in ("ultrafast", "fast", "medium")}
     if options.raft is not None:
-        configs["raft small"] = FlowConfig(method="raft", weights=options.raft)
+        configs["raft small"] = FlowConfig(flow="raft", raft_weights=options.raft)
     methods = {name: (config, load_flow_model(config, options.device)) for name, config in configs.items()}
 
     firsts = np.linspace(0, frame_count(options.frames) - 2, options.pairs).astype(int)

@@ -61,20 +61,20 @@ class Raft:
         Raises:
             DetectorError: the weights are missing, damaged, of another network, or cannot be fetched.
         """
-        network = (raft_small if config.raft == "small" else raft_large)(weights=None)
-        if config.weights is None:
-            state, origin = _fetched(config.raft)
+        network = (raft_small if config.raft_size == "small" else raft_large)(weights=None)
+        if config.raft_weights is None:
+            state, origin = _fetched(config.raft_size)
         else:
-            state, origin = _read(config.weights), str(config.weights)
+            state, origin = _read(config.raft_weights), str(config.raft_weights)
         try:
             network.load_state_dict(torchvision_names(state), strict=True)
         except (RuntimeError, TypeError) as error:
             first = " ".join(str(error).split())[:200]
             raise DetectorError(
-                f"{origin}: does not fit RAFT {config.raft} ({first}); give weights of this size "
-                f"or change --flow.raft"
+                f"{origin}: does not fit RAFT {config.raft_size} ({first}); give weights of this size "
+                f"or change --raft-size"
             ) from error
-        return Raft(network.to(device).eval(), torch.device(device), config.updates)
+        return Raft(network.to(device).eval(), torch.device(device), config.raft_updates)
 
     def flow(self, a: np.ndarray, b: np.ndarray) -> Flow:
         """Both directions between two (H, W, 3) uint8 RGB frames."""
@@ -120,7 +120,7 @@ def _padding(height: int, width: int) -> tuple[int, int, int, int]:
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise DetectorError(
-            f"{path}: RAFT weights not found; give the path of a .pth file with --flow.weights"
+            f"{path}: RAFT weights not found; give the path of a .pth file with --raft-weights"
         )
     try:
         # weights_only: a pickle may hold programs, weights need none.
@@ -143,6 +143,6 @@ def _fetched(size: str) -> tuple[Mapping[str, Tensor], str]:
         reason = " ".join(str(error).split())[:120]
         raise DetectorError(
             f"RAFT {size} weights cannot be fetched from {weights.url} ({reason}); "
-            f"fetch them elsewhere and put them at {place}, or give a file with --flow.weights"
+            f"fetch them elsewhere and put them at {place}, or give a file with --raft-weights"
         ) from error
     return state, name

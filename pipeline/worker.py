@@ -71,6 +71,12 @@ def use_one_thread() -> None:
 def _networks(detector: DetectorConfig, flow: FlowConfig) -> Networks:
     return Networks(
         detector=make_detector(detector),
-        flow_model=load_flow_model(flow, detector.device),
+        flow_model=load_flow_model(flow, _device(detector.device)),
         batch_size=detector.batch_size,
     )
+
+
+def _device(device: str) -> str:
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

@@ -55,7 +55,7 @@ def constant(u: float, v: float, height: int = H, width: int = W) -> np.ndarray:
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize(("dx", "dy"), [(3, -2), (-6, 4), (0, 1)])
 def test_known_shifts_are_found_in_both_directions(preset, dx, dy):
-    flow = compute_flow(*shifted(dx, dy), FlowConfig(preset=preset))
+    flow = compute_flow(*shifted(dx, dy), FlowConfig(dis_preset=preset))
     inner = np.s_[12:-12, 12:-12]
     assert np.median(np.abs(flow.forward[inner] - (dx, dy))) < 0.1
     assert np.median(np.abs(flow.backward[inner] + (dx, dy))) < 0.1
@@ -68,11 +68,11 @@ def test_known_shifts_are_found_in_both_directions(preset, dx, dy):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_static_frames_have_no_flow_and_agree_everywhere(preset):
     a, _ = shifted(0, 0)
-    flow = compute_flow(a, a, FlowConfig(preset=preset))
+    flow = compute_flow(a, a, FlowConfig(dis_preset=preset))
     assert np.abs(flow.forward).max() == 0
     assert all(mask.all() for mask in consistent(flow))
     grey = np.full((H, W, 3), 128, np.uint8)
-    assert np.abs(compute_flow(grey, grey, FlowConfig(preset=preset)).forward).max() == 0
+    assert np.abs(compute_flow(grey, grey, FlowConfig(dis_preset=preset)).forward).max() == 0
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -85,8 +85,8 @@ def test_flow_does_not_depend_on_threads_or_on_what_was_computed_before(preset):
     try:
         for count in (1, 2, 3, 8):
             cv2.setNumThreads(count)
-            compute_flow(b, a, FlowConfig(preset=preset))
-            results.append(compute_flow(a, b, FlowConfig(preset=preset)))
+            compute_flow(b, a, FlowConfig(dis_preset=preset))
+            results.append(compute_flow(a, b, FlowConfig(dis_preset=preset)))
     finally:
         cv2.setNumThreads(threads)
     for other in results[1:]:
@@ -103,13 +103,13 @@ def test_wrong_frames_are_refused():
     with pytest.raises(ConfigError, match="too small"):
         compute_flow(a[:8], b[:8], FlowConfig())
     with pytest.raises(ValueError, match="load_flow_model"):
-        compute_flow(a, b, FlowConfig(method="raft"))
+        compute_flow(a, b, FlowConfig(flow="raft"))
     with pytest.raises(ValueError, match="float32"):
         Flow(forward=np.zeros((4, 4, 2)), backward=np.zeros((4, 4, 2)))
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"method": "farneback"}, {"preset": "slow"}, {"raft": "huge"}, {"updates": 0}]
+    "wrong", [{"flow": "farneback"}, {"dis_preset": "slow"}, {"raft_size": "huge"}, {"raft_updates": 0}]
 )
 def test_impossible_settings_cannot_be_constructed(wrong):
     with pytest.raises(ConfigError):
@@ -287,7 +287,7 @@ def random_weights(tmp_path_factory):
 
 @pytest.mark.parametrize("size", [(96, 64), (101, 131), (160, 136)])
 def test_any_size_is_padded_and_cut_back_and_used_as_it_is_kept(random_weights, size):
-    config = FlowConfig(method="raft", weights=random_weights, updates=1)
+    config = FlowConfig(flow="raft", raft_weights=random_weights, raft_updates=1)
     model = load_flow_model(config)
     rng = np.random.default_rng(0)
     a, b = (rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8) for _ in range(2))
@@ -314,14 +314,14 @@ def test_wrong_weights_are_one_line_errors(tmp_path, content, words):
     elif content is not None:
         torch.save(content, path)
     with pytest.raises(DetectorError, match=words) as error:
-        load_flow_model(FlowConfig(method="raft", weights=path))
+        load_flow_model(FlowConfig(flow="raft", raft_weights=path))
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_weights_of_the_other_size_say_so(random_weights):
     with pytest.raises(DetectorError, match="does not fit RAFT large"):
-        load_flow_model(FlowConfig(method="raft", raft="large", weights=random_weights))
+        load_flow_model(FlowConfig(flow="raft", raft_size="large", raft_weights=random_weights))
 
 
 def test_weights_that_cannot_be_fetched_say_where_to_put_them(tmp_path, monkeypatch):
@@ -332,28 +332,34 @@ def test_weights_that_cannot_be_fetched_say_where_to_put_them(tmp_path, monkeypa
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refused)
     with pytest.raises(DetectorError, match=r"unreachable.*put them at .*checkpoints/raft_small.*\.pth"):
-        load_flow_model(FlowConfig(method="raft"))
+        load_flow_model(FlowConfig(flow="raft"))
 
 
 def test_identity_goes_by_content_and_can_be_read_back(tmp_path, random_weights):
-    assert flow_identity(FlowConfig(preset="fast", updates=3)) == flow_identity(FlowConfig(preset="fast"))
-    assert flow_identity(FlowConfig(preset="fast")) != flow_identity(FlowConfig(preset="medium"))
+    assert flow_identity(FlowConfig(dis_preset="fast", raft_updates=3)) == flow_identity(
+        FlowConfig(dis_preset="fast")
+    )
+    assert flow_identity(FlowConfig(dis_preset="fast")) != flow_identity(FlowConfig(dis_preset="medium"))
     copy = tmp_path / "copy.pth"
     copy.write_bytes(random_weights.read_bytes())
-    raft, same = (flow_identity(FlowConfig(method="raft", weights=path)) for path in (random_weights, copy))
+    raft, same = (
+        flow_identity(FlowConfig(flow="raft", raft_weights=path)) for path in (random_weights, copy)
+    )
     assert raft == same
     copy.write_bytes(b"other")
-    assert flow_identity(FlowConfig(method="raft", weights=copy)) != raft
+    assert flow_identity(FlowConfig(flow="raft", raft_weights=copy)) != raft
     for identity in (
         raft,
-        flow_identity(FlowConfig(preset="medium")),
-        flow_identity(FlowConfig(method="raft")),
+        flow_identity(FlowConfig(dis_preset="medium")),
+        flow_identity(FlowConfig(flow="raft")),
     ):
         read = from_dict(FlowConfig, json.loads(json.dumps(identity)))
-        assert read.method == identity["method"]
-    assert from_dict(FlowConfig, flow_identity(FlowConfig(preset="medium"))) == FlowConfig(preset="medium")
+        assert read.flow == identity["flow"]
+    assert from_dict(FlowConfig, flow_identity(FlowConfig(dis_preset="medium"))) == FlowConfig(
+        dis_preset="medium"
+    )
     with pytest.raises(DetectorError, match="cannot be read"):
-        flow_identity(FlowConfig(method="raft", weights=tmp_path / "absent.pth"))
+        flow_identity(FlowConfig(flow="raft", raft_weights=tmp_path / "absent.pth"))
 
 
 @pytest.fixture(scope="module")
@@ -361,7 +367,7 @@ def raft(test_data) -> tuple[FlowConfig, Raft]:
     path = test_data / "weights" / "raft-small.pth"
     if not path.exists():
         pytest.skip(f"no {path}")
-    config = FlowConfig(method="raft", weights=path)
+    config = FlowConfig(flow="raft", raft_weights=path)
     return config, Raft.load(config)
 
 
