@@ -101,7 +101,9 @@ def main() -> None:
 
     configs = {f"dis {preset}": FlowConfig(dis_preset=preset) for preset in ("ultrafast", "fast", "medium")}
     if options.raft is not None:
-        configs["raft small"] = FlowConfig(flow="raft", raft_weights=options.raft)
+        for enlarge in (1, 2):
+            config = FlowConfig(flow="raft", raft_weights=options.raft, raft_enlarge=enlarge)
+            configs[f"raft small x{enlarge}"] = config
     methods = {name: (config, load_flow_model(config, options.device)) for name, config in configs.items()}
 
     firsts = np.linspace(0, frame_count(options.frames) - 2, options.pairs).astype(int)

@@ -1,8 +1,14 @@
 """RAFT (Teed and Deng 2020) through torchvision, with its weights or the authors' own.
 
-Images go in as RGB in [-1, 1], padded by repeating their borders to sides that are multiples
-of 8 and at least 128 (torchvision's limit); the flow is cut back. Both directions are one
-batch. Everything runs in float32 without TF32 and with deterministic kernels.
+Images go in as RGB in [-1, 1], enlarged (see `FlowConfig.raft_enlarge`), then padded by repeating
+their borders to sides that are multiples of 8 and at least 128 (torchvision's limit). Both
+directions are one batch. Everything runs in float32 without TF32 and with deterministic
+kernels.
+
+RAFT-small spreads its cells of 8x8 pixels linearly from the first to the last pixel
+(`align_corners=True`), which puts cell i anywhere from pixel 8 i to 8 i + 7 depending on how
+wide the image is. Training saw all of these equally, so cells are read back at their middle,
+8 i + 3.5, at any width. RAFT-large learned its own upsampling and is read as it is.
 """
 
 from __future__ import annotations
@@ -27,6 +33,7 @@ from pipeline.errors import DetectorError
 from pipeline.flow import Flow, FlowConfig
 
 _FACTOR, _MIN_SIDE = 8, 128
+_CELL_CENTRE = 3.5  # of RAFT-small's cells, pixels from their first pixel
 
 # The authors' names -> torchvision's. Layers are the same; only their nesting differs.
 _RENAMES = [
@@ -51,8 +58,8 @@ _RENAMES = [
 class Raft:
     """A loaded RAFT network; a `pipeline.flow.FlowModel`."""
 
-    def __init__(self, network: nn.Module, device: torch.device, updates: int) -> None:
-        self._network, self._device, self._updates = network, device, updates
+    def __init__(self, network: nn.Module, device: torch.device, config: FlowConfig) -> None:
+        self._network, self._device, self._config = network, device, config
 
     @staticmethod
     def load(config: FlowConfig, device: str = "cpu") -> Raft:
@@ -74,24 +81,41 @@ class Raft:
                 f"{origin}: does not fit RAFT {config.raft_size} ({first}); give weights of this size "
                 f"or change --raft-size"
             ) from error
-        return Raft(network.to(device).eval(), torch.device(device), config.raft_updates)
+        return Raft(network.to(device).eval(), torch.device(device), config)
 
     def flow(self, a: np.ndarray, b: np.ndarray) -> Flow:
         """Both directions between two (H, W, 3) uint8 RGB frames."""
         frames = torch.from_numpy(np.stack([a, b])).to(self._device)
         images = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
-        padding = _padding(*images.shape[2:])
-        images = F.pad(images, padding, mode="replicate")
+        enlarge = self._config.raft_enlarge
         with (
             torch.inference_mode(),
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
         ):
-            predicted: Tensor = self._network(images, images.flip(0), num_flow_updates=self._updates)[-1]
-        left, _, top, _ = padding
-        height, width = a.shape[:2]
-        fields = predicted[:, :, top : top + height, left : left + width].permute(0, 2, 3, 1)
-        forward, backward = fields.float().cpu().numpy()
+            if enlarge > 1:
+                images = F.interpolate(images, scale_factor=enlarge, mode="bicubic", align_corners=False)
+            padding = _padding(*images.shape[2:])
+            images = F.pad(images.clamp(-1, 1), padding, mode="replicate")
+            predicted: Tensor = self._network(
+                images, images.flip(0), num_flow_updates=self._config.raft_updates
+            )[-1]
+            grid = self._reading_grid(a.shape[:2], predicted, padding)
+            fields = F.grid_sample(predicted, grid, padding_mode="border", align_corners=True) / enlarge
+        forward, backward = fields.permute(0, 2, 3, 1).cpu().numpy()
         return Flow(forward=np.ascontiguousarray(forward), backward=np.ascontiguousarray(backward))
+
+    def _reading_grid(
+        self, shape: tuple[int, ...], predicted: Tensor, padding: tuple[int, int, int, int]
+    ) -> Tensor:
+        """(2, H, W, 2) in -1..1: where the frame's pixels are read in the network's output."""
+        axes = []
+        for side, full, pad in zip(shape, predicted.shape[2:], (padding[2], padding[0]), strict=True):
+            pixel = (torch.arange(side, device=self._device) + 0.5) * self._config.raft_enlarge - 0.5 + pad
+            if self._config.raft_size == "small":
+                pixel = (pixel - _CELL_CENTRE) / _FACTOR * (full - 1) / (full / _FACTOR - 1)
+            axes.append(pixel / (full - 1) * 2 - 1)
+        v, u = torch.meshgrid(*axes, indexing="ij")
+        return torch.stack([u, v], dim=-1).expand(2, -1, -1, -1)
 
 
 def torchvision_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -27,6 +28,7 @@ from pipeline.flow import (
     quantise,
     warp_error,
 )
+from pipeline.flow_benchmark import compare, stored_frames
 from pipeline.raft import Raft, torchvision_names
 
 H, W = 96, 160
@@ -286,8 +288,9 @@ def random_weights(tmp_path_factory):
 
 
 @pytest.mark.parametrize("size", [(96, 64), (101, 131), (160, 136)])
-def test_any_size_is_padded_and_cut_back_and_used_as_it_is_kept(random_weights, size):
-    config = FlowConfig(flow="raft", raft_weights=random_weights, raft_updates=1)
+@pytest.mark.parametrize("enlarge", [1, 2])
+def test_any_size_is_padded_and_cut_back_and_used_as_it_is_kept(random_weights, size, enlarge):
+    config = FlowConfig(flow="raft", raft_weights=random_weights, raft_updates=1, raft_enlarge=enlarge)
     model = load_flow_model(config)
     rng = np.random.default_rng(0)
     a, b = (rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8) for _ in range(2))
@@ -371,8 +374,10 @@ def raft(test_data) -> tuple[FlowConfig, Raft]:
     return config, Raft.load(config)
 
 
-def test_the_authors_weights_find_known_motion(raft):
-    config, model = raft
+@pytest.mark.parametrize("enlarge", [1, 2])
+def test_the_authors_weights_find_known_motion(raft, enlarge):
+    config = replace(raft[0], raft_enlarge=enlarge)
+    model = Raft(raft[1]._network, torch.device("cpu"), config)
     assert sum(p.numel() for p in model._network.parameters()) == 990_162
     a, b = shifted(5, -3)
     flow = compute_flow(a, b, config, model)
@@ -381,3 +386,43 @@ def test_the_authors_weights_find_known_motion(raft):
     assert np.median(np.abs(flow.backward[inner] + (5, -3))) < 0.3
     still = compute_flow(a, a, config, model)
     assert np.median(np.hypot(*np.moveaxis(still.forward, 2, 0))) < 0.15
+
+
+def test_a_zoom_is_found_without_a_shift_at_any_width(raft):
+    """Cells read a few pixels off bias a zoom by its gradient; how far off must not grow with the width."""
+    config, model = raft
+    for width, height in [(128, 128), (320, 128)]:
+        image = texture(height + 40, width + 40)
+        v, u = np.mgrid[:height, :width].astype(np.float32)
+        zoom, centre = 1.08, np.array([(width - 1) / 2, (height - 1) / 2])
+
+        def view(scale: float, image=image, u=u, v=v, centre=centre) -> np.ndarray:
+            x, y = (u - centre[0]) / scale + centre[0] + 20, (v - centre[1]) / scale + centre[1] + 20
+            return cv2.remap(image, x.astype(np.float32), y.astype(np.float32), cv2.INTER_CUBIC)
+
+        flow = compute_flow(view(1.0), view(zoom), config, model)
+        true = (np.stack([u, v], axis=-1) - centre) * (zoom - 1)
+        inner = np.s_[24:-24, 24:-24]
+        assert np.abs(np.mean((flow.forward - true)[inner], axis=(0, 1))).max() < 0.12
+        assert np.median(np.abs((flow.forward - true)[inner])) < 0.15
+
+
+@pytest.mark.slow
+def test_raft_beats_the_default_dis_on_the_real_drive(raft, test_data, capsys):
+    folder = test_data / "kitti_raw"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    pairs = []
+    for first in (12, 38, 64):
+        a, b = stored_frames(folder, [first, first + 1], (832, 256))
+        pairs.append((a, b))
+    scores = compare(pairs, {"dis": (FlowConfig(), None), "raft": raft})
+    with capsys.disabled():
+        print(
+            {
+                name: f"warp error {score.error:.2f}, consistent {score.consistent:.1%}"
+                for name, score in scores.items()
+            }
+        )
+    assert scores["raft"].error < scores["dis"].error
+    assert scores["raft"].consistent > scores["dis"].consistent
