@@ -9,7 +9,11 @@ kept. RAFT (Teed and Deng 2020, torchvision's) needs a network; it is kept besid
 detections as `quantise` gives it, and always used as it is kept: `compute_flow` returns
 `dequantise(quantise(flow))`. So whoever has the evidence has the very same flow.
 
-Which of DIS's presets is the default was measured with `python -m pipeline.flow_benchmark`.
+Measured with `python -m pipeline.flow_benchmark` on 8 pairs of a KITTI drive at 832x256
+(warp error 0..255, consistent share, CPU ms for both directions): dis ultrafast 3.59, 87 %, 8;
+fast 3.58, 92 %, 15; medium 3.10, 91 %, 65; RAFT-small 3.68, 96 %, 3600, on frames enlarged
+twofold 3.47, 95 %, 21000. `fast` is the default: no other finds more consistent pixels for its
+time. `medium` owes its low warp error to minimising just that as its last step.
 """
 
 from __future__ import annotations
