@@ -35,7 +35,7 @@ from pipeline.errors import ConfigError, DetectorError
 class TrainingConfig:
     """How long and on what views to train; the defaults made the bundled weights."""
 
-    steps: int = 2400
+    steps: int = 3000
     """Steps in all."""
     batch_size: int = 4
     """Views a step."""
@@ -47,6 +47,8 @@ class TrainingConfig:
     """Width and height of a view, network pixels."""
     focus: float = 0.85
     """Share of views that are placed on an object."""
+    whole_share: float = 0.25
+    """Share of steps that take half as many views, of whole frames: crops cut large objects."""
     min_area: int = 10
     """Objects of which a view shows less than this are background, pixels of the frame."""
     learning_rate: float = 1e-3
@@ -61,8 +63,12 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
             raise ConfigError(f"steps and batch_size must be at least 1, got {self.steps}, {self.batch_size}")
-        if self.zoom < 1 or not 0 <= self.focus <= 1:
-            raise ConfigError(f"zoom must be at least 1, focus in [0, 1], got {self.zoom}, {self.focus}")
+        if self.zoom < 1:
+            raise ConfigError(f"zoom must be at least 1, got {self.zoom}")
+        if not (0 <= self.focus <= 1 and 0 <= self.whole_share <= 1):
+            raise ConfigError(
+                f"focus and whole_share must lie in [0, 1], got {self.focus}, {self.whole_share}"
+            )
 
 
 @dataclass(frozen=True)
@@ -148,8 +154,11 @@ def training_step(
 ) -> dict[str, float]:
     """One step of the optimiser and of the running mean; gives the losses by name."""
     rng = np.random.default_rng((config.seed, state.step))
-    chosen = rng.integers(len(samples), size=config.batch_size).tolist()
-    views = [draw_view(samples[k], config, rng) for k in chosen]
+    # All views of a step have about one size: a batch is padded to its largest.
+    whole = rng.random() < config.whole_share
+    count = max(1, config.batch_size // 2) if whole else config.batch_size
+    draw = whole_frame if whole else draw_view
+    views = [draw(samples[k], config, rng) for k in rng.integers(len(samples), size=count).tolist()]
     device = next(state.network.parameters()).device
 
     with torch.random.fork_rng():  # detectron2 samples anchors and boxes
@@ -181,6 +190,13 @@ def learning_rate_factor(step: int, config: TrainingConfig) -> float:
 
 
 # ----------------------------------------------------------------------------- views
+
+
+def whole_frame(sample: Sample, config: TrainingConfig, rng: np.random.Generator) -> tuple[Tensor, Target]:
+    """A whole frame at the usual size or somewhat smaller."""
+    height, width = sample.ids.shape
+    scale = config.short_side / min(height, width) * config.zoom ** rng.uniform(-1, 0)
+    return _view(sample, (0, 0, width, height), scale, config, rng)
 
 
 def draw_view(sample: Sample, config: TrainingConfig, rng: np.random.Generator) -> tuple[Tensor, Target]:

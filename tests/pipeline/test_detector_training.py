@@ -12,7 +12,7 @@ import torch
 
 from pipeline import detection, detector_training
 from pipeline.detection import Target, training_losses
-from pipeline.detector_training import Sample, TrainingConfig, draw_view, train
+from pipeline.detector_training import Sample, TrainingConfig, draw_view, train, whole_frame
 from pipeline.detectors import BUNDLED_CONFIG
 from pipeline.errors import ConfigError, DetectorError
 
@@ -45,12 +45,13 @@ def network() -> torch.nn.Module:
     return detection.build_network(detection.read_config(BUNDLED_CONFIG))
 
 
-def test_masks_stay_on_their_objects_through_crop_zoom_and_mirror(monkeypatch):
+@pytest.mark.parametrize("draw", [draw_view, whole_frame])
+def test_masks_stay_on_their_objects_through_crop_zoom_and_mirror(monkeypatch, draw):
     monkeypatch.setattr(
         detector_training, "_change_colours", lambda picture, rng: np.asarray(picture, np.float32)
     )
     for seed in range(30):
-        image, target = draw_view(STREET, TINY, np.random.default_rng(seed))
+        image, target = draw(STREET, TINY, np.random.default_rng(seed))
         assert image.shape[1:] == target.masks.shape[1:]
         white = image.mean(dim=0) > 160
         covered = target.masks.any(dim=0)
@@ -165,6 +166,8 @@ def test_no_samples_and_senseless_settings(tmp_path):
         TrainingConfig(steps=0)
     with pytest.raises(ConfigError, match="zoom"):
         TrainingConfig(zoom=0.5)
+    with pytest.raises(ConfigError, match="whole_share"):
+        TrainingConfig(whole_share=1.5)
 
 
 def test_the_rate_warms_up_and_ends_at_zero():
