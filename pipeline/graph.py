@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -186,7 +187,8 @@ def _local_cluster(config: GraphConfig, gpus: int) -> Iterator[Client]:
     }
     with dask.config.set(settings), _quiet_dask():
         others = set(multiprocessing.active_children())
-        cluster = SpecCluster(workers=spec, scheduler=scheduler, silence_logs=logging.CRITICAL)
+        with _without_interrupts():
+            cluster = SpecCluster(workers=spec, scheduler=scheduler, silence_logs=logging.CRITICAL)
         client = Client(cluster, set_as_default=False)
         try:
             yield client
@@ -206,6 +208,19 @@ def _close(client: Client, cluster: Any, others: set[Any]) -> None:
         pass
     for child in set(multiprocessing.active_children()) - others:
         child.kill()
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Threads and processes begun in here never see Ctrl-C: it is for the driver, which stops them.
+
+    A Ctrl-C in here takes effect at the end.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _worker(cls: type, env: dict[str, str], resources: dict[str, int]) -> dict[str, Any]:

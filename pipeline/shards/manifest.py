@@ -120,8 +120,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise ShardError(f"{path}: larger than {MAX_MANIFEST_BYTES} bytes; this is not a manifest")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError(f"expected an object, found {type(data).__name__}")
         found = (data.pop("format", None), data.pop("version", None))
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ShardError(
             f"{path}: not a manifest ({' '.join(str(error).split())}); rebuild the set"
         ) from None

@@ -53,7 +53,9 @@ class Clip:
         if count < 2:
             raise SourceError(f"{self.name}: {count} frame(s) found, a clip needs at least 2")
         if not np.all(np.isfinite(self.timestamps_s)) or np.any(np.diff(self.timestamps_s) <= 0):
-            raise SourceError(f"{self.name}: timestamps do not strictly increase; repair or re-encode the clip")
+            raise SourceError(
+                f"{self.name}: timestamps do not strictly increase; repair or re-encode the clip"
+            )
 
     def __len__(self) -> int:
         return len(self.timestamps_s)

@@ -15,7 +15,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
+from pipeline.build import BuildConfig
+from pipeline.build import build as build_set
+from pipeline.clip import FramesConfig
+from pipeline.graph import GraphConfig
+from pipeline.matching import MaskConfig
+from pipeline.plan import PlanConfig
+from pipeline.remask import remask
 from tests.conftest import ROOT
 
 # Small pieces and files, so that a clip spans several of both.
@@ -77,7 +85,9 @@ def test_any_number_of_workers_gives_the_same_bytes(
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_kill_and_resume_gives_the_same_bytes(streets: Path, reference: Path, tmp_path: Path, seed: int) -> None:
+def test_kill_and_resume_gives_the_same_bytes(
+    streets: Path, reference: Path, tmp_path: Path, seed: int
+) -> None:
     out = tmp_path / "set"
     line = command("build", streets, out, *SIZE, *CUT, "--quiet", workers=2)
     wanted = random.Random(seed).randint(1, 5)
@@ -127,26 +137,41 @@ def test_a_finished_build_does_nothing_and_other_settings_are_refused(streets: P
 
 
 GRID = {
-    "score": ("--min-score", "0.3"),
-    "strict-score": ("--min-score", "0.9"),
-    "wide-masks": ("--mask-probability", "0.25"),
-    "narrow-masks": ("--mask-probability", "0.8"),
-    "people": ("--classes", "person"),
-    "large": ("--min-area", "200"),
-    "iou": ("--min-iou", "0.75"),
-    "few": ("--max-instances", "2", "--max-gap", "0"),
-    "all-at-once": ("--min-score", "0.2", "--mask-probability", "0.4", "--min-area", "20", "--min-iou", "0.3",
-                    "--max-hidden", "0.9", "--classes", "car", "--max-gap", "5"),
-}  # fmt: skip
+    "score": MaskConfig(min_score=0.3),
+    "strict-score": MaskConfig(min_score=0.9),
+    "wide-masks": MaskConfig(mask_probability=0.25),
+    "narrow-masks": MaskConfig(mask_probability=0.8),
+    "people": MaskConfig(classes=("person",)),
+    "large": MaskConfig(min_area=200),
+    "iou": MaskConfig(min_iou=0.75),
+    "few": MaskConfig(max_instances=2, max_gap=0),
+    "all-at-once": MaskConfig(
+        min_score=0.2,
+        mask_probability=0.4,
+        min_area=20,
+        min_iou=0.3,
+        max_hidden=0.9,
+        classes=("car",),
+        max_gap=5,
+    ),
+}
 
 
 @pytest.mark.parametrize("setting", GRID)
 def test_remask_gives_the_bytes_of_a_full_build(
     streets: Path, reference: Path, tmp_path: Path, setting: str
 ) -> None:
-    build(streets, tmp_path / "full", *GRID[setting])
-    done = run("remask", reference, "--name", setting, *GRID[setting], "--quiet")
-    assert done.returncode == 0, done.stderr
+    here = GraphConfig(workers=0)
+    config = BuildConfig(
+        frames=FramesConfig(size=(208, 64)),
+        plan=PlanConfig(frames_per_piece=3, frames_per_file=6),
+        masks=GRID[setting],
+    )
+    threads = torch.get_num_threads()
+    build_set(streets, tmp_path / "full", config, here, quiet=True)
+    torch.set_num_threads(threads)
+    remask(reference, setting, GRID[setting], here, quiet=True)
+    assert contents(tmp_path / "full", "frames", "evidence") == contents(reference, "frames", "evidence")
     full = contents(tmp_path / "full", "masks/default")
     remasked = contents(reference, f"masks/{setting}")
     assert list(full.values()) == list(remasked.values())
@@ -164,7 +189,9 @@ def test_remask_keeps_a_layer_with_the_same_settings_and_guards_one_with_others(
     assert not (reference / "masks" / "x").exists()
 
 
-def test_a_full_disk_is_one_line_and_the_build_goes_on_later(streets: Path, reference: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line_and_the_build_goes_on_later(
+    streets: Path, reference: Path, tmp_path: Path
+) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as on a full disk: write() fails
@@ -227,13 +254,26 @@ def cluster(tmp_path: Path) -> Iterator[str]:
     bin_folder = Path(sys.executable).parent
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     processes = [
-        _start([bin_folder / "dask", "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", info], environment)
+        _start(
+            [bin_folder / "dask", "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", info],
+            environment,
+        )
     ]
     try:
         while not info.exists():
             time.sleep(0.05)
-        worker = [bin_folder / "dask", "worker", "--scheduler-file", info, "--nthreads", "1", "--no-dashboard"]
-        processes += [_start([*worker, "--local-directory", tmp_path / f"w{i}"], environment) for i in range(2)]
+        worker = [
+            bin_folder / "dask",
+            "worker",
+            "--scheduler-file",
+            info,
+            "--nthreads",
+            "1",
+            "--no-dashboard",
+        ]
+        processes += [
+            _start([*worker, "--local-directory", tmp_path / f"w{i}"], environment) for i in range(2)
+        ]
         yield json.loads(info.read_text())["address"]
     finally:
         for process in reversed(processes):

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pipeline.flow import Flow, consistent
 
 from pipeline.classes import CLASS_INDEX
 from pipeline.detections import Detections
 from pipeline.errors import ConfigError
-from pipeline.masks import paste
+from pipeline.flow import Flow, consistent
 from pipeline.matching import MaskConfig, match, overlaps, select
-from pipeline.shards.evidence import OVERLAP_FLOOR, Overlaps
+from pipeline.shards.evidence import Overlaps
+from workflows.reference import plain_overlaps
 
 SIZE = (96, 64)
 
@@ -159,38 +159,6 @@ rectangles = st.lists(
 )
 
 
-def plain_overlaps(prev: Detections, next_: Detections, flow: Flow) -> dict[tuple[int, int], list[int]]:
-    """The definition, one pair and one pixel at a time."""
-    width, height = SIZE
-
-    def full(each: Detections, index: int) -> np.ndarray:
-        mask = np.zeros((height, width), bool)
-        patch = paste(each.masks[index], each.boxes[index], SIZE)
-        mask[patch.slices] = patch.mask
-        return mask
-
-    def carried(mask: np.ndarray, step: np.ndarray) -> np.ndarray:
-        v, u = np.mgrid[:height, :width]
-        u = np.clip(u + np.rint(step[..., 0]).astype(int), 0, width - 1)
-        v = np.clip(v + np.rint(step[..., 1]).astype(int), 0, height - 1)
-        return mask[v, u]
-
-    visible_prev, visible_next = consistent(flow)
-    found = {}
-    for i in range(len(prev)):
-        for j in range(len(next_)):
-            a, b = full(prev, i), full(next_, j)
-            counts = []
-            for here, there, seen in (
-                (a, carried(b, flow.forward), visible_prev),
-                (b, carried(a, flow.backward), visible_next),
-            ):
-                counts += [int((here & there & seen).sum()), int(((here | there) & seen).sum())]
-            if min(counts[0] / max(counts[1], 1), counts[2] / max(counts[3], 1)) >= OVERLAP_FLOOR:
-                found[i, j] = counts
-    return found
-
-
 @settings(max_examples=60, deadline=None)
 @given(a=rectangles, b=rectangles, dx=st.floats(-8, 8), dy=st.floats(-8, 8), seed=st.integers(0, 99))
 def test_overlaps_equal_their_plain_definition(a, b, dx, dy, seed) -> None:  # type: ignore[no-untyped-def]
@@ -202,7 +170,7 @@ def test_overlaps_equal_their_plain_definition(a, b, dx, dy, seed) -> None:  # t
     have = {
         (int(i), int(j)): row.tolist() for i, j, row in zip(table.prev, table.next, table.pixels, strict=True)
     }
-    assert have == plain_overlaps(prev, next_, flow)
+    assert have == plain_overlaps(prev, next_, flow, SIZE)
 
 
 @settings(max_examples=60, deadline=None)

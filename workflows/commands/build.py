@@ -53,7 +53,8 @@ def summary(report: BuildReport) -> str:
     lines = [f"{report.out}: {report.clips} clips, {report.frames} frames"]
     if report.worked_frames:
         per_frame = ", ".join(
-            f"{stage} {1000 * seconds / report.worked_frames:.1f}" for stage, seconds in report.seconds.items()
+            f"{stage} {1000 * seconds / report.worked_frames:.1f}"
+            for stage, seconds in report.seconds.items()
         )
         lines.append(
             f"this run: {report.worked_frames} frames, {report.detections} raw detections in {report.wall_s:.1f} s "

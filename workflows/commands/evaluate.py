@@ -1,7 +1,7 @@
 """Score a shard set of streetworld clips against their exact truth.
 
-    evaluate tracks   matched pairs and tracks against true object ids
-    evaluate masks    average precision of raw detections, or of a masks layer
+evaluate tracks   matched pairs and tracks against true object ids
+evaluate masks    average precision of raw detections, or of a masks layer
 """
 
 from __future__ import annotations
@@ -68,12 +68,18 @@ def run(arguments: Tracks | Masks) -> int:
             if arguments.json:
                 print(json.dumps([to_dict(figure) for figure in found], indent=1))
             else:
-                print(f"{protocol}; {counts.frames} frames, {counts.objects} objects, {counts.switches} switches")
+                print(
+                    f"{protocol}; {counts.frames} frames, {counts.objects} objects, {counts.switches} switches"
+                )
                 for figure in found:
                     print(f"{figure.name:32}  {figure.value:.4f} {figure.unit} (of {figure.count})")
         else:
             results = score_masks(shards, arguments.truth)
-            print(json.dumps([to_dict(each) for each in results], indent=1) if arguments.json else ap_table(results))
+            print(
+                json.dumps([to_dict(each) for each in results], indent=1)
+                if arguments.json
+                else ap_table(results)
+            )
     return 0
 
 
@@ -105,7 +111,10 @@ def score_masks(shards: ShardSet, truth: Path):  # type: ignore[no-untyped-def]
             ids = _stored_ids(shards, clip, exact, frame)
             present = [int(i) for i in np.unique(ids) if i]
             true_frames.append(
-                FrameMasks(masks=_stack([ids == i for i in present], ids.shape), classes=[label_of[i] for i in present])
+                FrameMasks(
+                    masks=_stack([ids == i for i in present], ids.shape),
+                    classes=[label_of[i] for i in present],
+                )
             )
             predicted.append(_predicted(shards, clip, frame))
     return mask_ap(true_frames, predicted)
@@ -128,10 +137,14 @@ def _clips_with_truth(shards: ShardSet, folder: Path) -> Iterator[tuple[ClipEntr
     for clip in shards.manifest.clips:
         path = folder / clip.name / TRUTH_FILE
         if not path.is_file():
-            raise ShardError(f"{path} is missing; give the streetworld folder that {shards.folder} was built from")
+            raise ShardError(
+                f"{path} is missing; give the streetworld folder that {shards.folder} was built from"
+            )
         exact = read_truth(path)
         if len(exact.ids) != clip.frames:
-            raise ShardError(f"{path} has {len(exact.ids)} frames, clip {clip.name} {clip.frames}; build without stride")
+            raise ShardError(
+                f"{path} has {len(exact.ids)} frames, clip {clip.name} {clip.frames}; build without stride"
+            )
         yield clip, exact
 
 
