@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import sys
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +84,7 @@ class EvidenceBuild:
         self._todo: dict[PlannedPiece, None] = {}  # ordered
         self._ready: deque[_FileState] = deque()
         self._done_frames = self._worked_frames = self._detections = 0
-        self._seconds: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
         self._find_finished_work()
 
     @property
@@ -179,7 +179,8 @@ class EvidenceBuild:
         else:
             self._worked_frames += result.frames
             self._detections += result.detections
-            self._seconds.update(result.seconds)
+            for stage, seconds in result.seconds.items():
+                self._seconds[stage] += seconds
             bar.advance(result.frames)
         for state in self._files:
             if job.piece in state.missing:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -108,7 +107,7 @@ class Graph:
                     pure=False,
                     resources={GPU: 1} if task.needs_gpu else None,
                 )
-                running[future.key] = (task, future)
+                running[task.key] = (task, future)
                 completed.add(future)
 
         try:
@@ -187,8 +186,7 @@ def _local_cluster(config: GraphConfig, gpus: int) -> Iterator[Client]:
     }
     with dask.config.set(settings), _quiet_dask():
         others = set(multiprocessing.active_children())
-        with _without_interrupts():
-            cluster = SpecCluster(workers=spec, scheduler=scheduler, silence_logs=logging.CRITICAL)
+        cluster = SpecCluster(workers=spec, scheduler=scheduler, silence_logs=logging.CRITICAL)
         client = Client(cluster, set_as_default=False)
         try:
             yield client
@@ -210,19 +208,6 @@ def _close(client: Client, cluster: Any, others: set[Any]) -> None:
         child.kill()
 
 
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Threads and processes begun in here never see Ctrl-C: it is for the driver, which stops them.
-
-    A Ctrl-C in here takes effect at the end.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _worker(cls: type, env: dict[str, str], resources: dict[str, int]) -> dict[str, Any]:
     options = {
         "host": LOCAL_HOST,
@@ -232,6 +217,8 @@ def _worker(cls: type, env: dict[str, str], resources: dict[str, int]) -> dict[s
         "memory_limit": 0,
         "dashboard": False,
         "silence_logs": logging.CRITICAL,
+        # A terminal sends Ctrl-C to every process; the driver alone is to answer it.
+        "preload": ["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],
     }
     return {"cls": cls, "options": options}
 

@@ -102,7 +102,7 @@ class LayerDifference:
             rows.append((name, str(pair[0]), str(pair[1]), f"{pair[1] - pair[0]:+d}"))
         old, new = self.covered
         rows.append(("pixels covered", f"{old:.2%}", f"{new:.2%}", f"{new - old:+.2%}"))
-        rows += [(name, *map(str, pair), "") for name, pair in self.settings.items()]
+        rows += [(name, before, after, "") for name, (before, after) in self.settings.items()]
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = [
             f"{row[0]:{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}".rstrip()

@@ -65,7 +65,9 @@ def make_layer(
 
     def next_task() -> Task | None:
         job = next(waiting, None)
-        return job and Task(function=select_file, argument=job, key=f"masks-{name}-{job.index:05d}")
+        if job is None:
+            return None
+        return Task(function=select_file, argument=job, key=f"masks-{name}-{job.index:05d}")
 
     def selected() -> Iterator[tuple[int, list[MaskedFrame]]]:
         for task, result in graph.run(next_task):

@@ -42,7 +42,9 @@ def imports_of(path: Path) -> set[str]:
 def loaded_by(code: str) -> set[str]:
     """Top-level modules that a fresh interpreter has loaded after running `code`."""
     script = f"{code}\nimport sys; print(' '.join({{name.split('.')[0] for name in sys.modules}}))"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, cwd=ROOT
+    )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())
 
@@ -63,7 +65,13 @@ def test_imports_go_one_way(package: str, forbidden: tuple[str, ...]) -> None:
 
 
 # Streetworld's truth is a file format like the shards: numpy and h5py only.
-DOORS = ("pipeline.shards", "pipeline.streetworld.truth", "pipeline.errors", "pipeline.classes", "pipeline.configuration")
+DOORS = (
+    "pipeline.shards",
+    "pipeline.streetworld.truth",
+    "pipeline.errors",
+    "pipeline.classes",
+    "pipeline.configuration",
+)
 
 
 @pytest.mark.parametrize("package", ["training", "evaluation"])
@@ -71,11 +79,17 @@ def test_training_and_evaluation_enter_the_pipeline_by_its_doors_only(package: s
     for name, path in modules().items():
         if name.split(".")[0] == package:
             inside = {each for each in imports_of(path) if each.split(".")[0] == "pipeline"}
-            strange = {each for each in inside if not any(each == door or each.startswith(door + ".") for door in DOORS)}
+            strange = {
+                each
+                for each in inside
+                if not any(each == door or each.startswith(door + ".") for door in DOORS)
+            }
             assert not strange - {"pipeline"}, f"{name} imports {sorted(strange)}"
 
 
-@pytest.mark.parametrize(("library", "home"), [("detectron2", "pipeline.detection"), ("dask", "pipeline.graph")])
+@pytest.mark.parametrize(
+    ("library", "home"), [("detectron2", "pipeline.detection"), ("dask", "pipeline.graph")]
+)
 def test_a_heavy_library_is_imported_in_one_module(library: str, home: str) -> None:
     names = {library, "distributed"} if library == "dask" else {library}
     users = {
@@ -141,7 +155,7 @@ def test_conda_and_pip_state_the_same_dependencies() -> None:
         if isinstance(entry, str):
             name, _, bound = entry.partition(" ")
             conda[name] = bound
-    assert CONDA_ONLY <= set(conda)
+    assert set(conda) >= CONDA_ONLY
     assert {name: bound for name, bound in conda.items() if name not in CONDA_ONLY} == pip
     assert conda["python"] == project["requires-python"]
 
@@ -161,5 +175,9 @@ def test_no_tracked_file_is_large() -> None:
     listed = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, cwd=ROOT)
     if listed.returncode:
         pytest.skip("not a git checkout")
-    sizes = {name: (ROOT / name).stat().st_size for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()}
+    sizes = {
+        name: (ROOT / name).stat().st_size
+        for name in listed.stdout.split("\0")
+        if name and (ROOT / name).is_file()
+    }
     assert not {name: size for name, size in sizes.items() if size > 10 << 20}

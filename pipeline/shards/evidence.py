@@ -129,7 +129,7 @@ class EvidenceFile:
     """An open evidence file; small columns in memory, masks and flow read on demand."""
 
     def __init__(self, path: Path, *, set_id: str, size: tuple[int, int]) -> None:
-        attributes = {
+        attributes: dict[str, str | int] = {
             "format": FORMAT,
             "version": VERSION,
             "set_id": set_id,

@@ -88,7 +88,7 @@ def encode_frames(
         "segment_count": np.array([segment.count for segment in table.segments], np.int64),
         "segment_K": np.array([segment.K for segment in table.segments], np.float64).reshape(-1, 3, 3),
     }
-    attributes = {
+    attributes: dict[str, str | int] = {
         "format": FORMAT,
         "version": VERSION,
         "set_id": set_id,
@@ -103,7 +103,12 @@ class FramesFile:
     """An open frames file. Open one per process; handles must not cross a fork."""
 
     def __init__(self, path: Path, *, set_id: str, codec: ImageCodec, size: tuple[int, int]) -> None:
-        expected = {"format": FORMAT, "version": VERSION, "set_id": set_id, "codec": codec}
+        expected: dict[str, str | int] = {
+            "format": FORMAT,
+            "version": VERSION,
+            "set_id": set_id,
+            "codec": codec,
+        }
         self._file: h5py.File = open_checked(path, {**expected, "width": size[0], "height": size[1]}, SCHEMA)
         self.path, self.codec, self.size = path, codec, size
         self.timestamps_s: np.ndarray = read_column(self._file, "timestamps_s")

@@ -136,7 +136,8 @@ class MasksFile:
     """An open masks file; tables in memory, label maps read on demand."""
 
     def __init__(self, path: Path, *, set_id: str, mask_digest: str, size: tuple[int, int]) -> None:
-        attributes = {"format": FORMAT, "version": VERSION, "set_id": set_id, "mask_digest": mask_digest}
+        attributes: dict[str, str | int] = {"format": FORMAT, "version": VERSION, "set_id": set_id}
+        attributes["mask_digest"] = mask_digest
         self._file: h5py.File = open_checked(
             path, {**attributes, "width": size[0], "height": size[1]}, SCHEMA
         )

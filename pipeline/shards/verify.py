@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from pipeline.shards.codec import decode_image
 from pipeline.shards.manifest import ClipEntry, FileEntry
 from pipeline.shards.masks import Instances
 from pipeline.shards.reader import ShardSet, locate
+
+Check = Callable[[str, bool, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,7 @@ def verify_clip(shards: ShardSet, clip: ClipEntry) -> list[Finding]:
     return findings
 
 
-def _verify_frame(shards: ShardSet, clip: ClipEntry, frame: int, check) -> None:  # type: ignore[no-untyped-def]
+def _verify_frame(shards: ShardSet, clip: ClipEntry, frame: int, check: Check) -> None:
     where = f"{clip.name} frame {frame}"
     index, row = locate(clip, frame)
     file = shards.frames_file(index)
@@ -104,7 +106,7 @@ def _verify_frame(shards: ShardSet, clip: ClipEntry, frame: int, check) -> None:
     )
 
 
-def _verify_masks(shards: ShardSet, layer: str, clip: ClipEntry, frame: int, check) -> None:  # type: ignore[no-untyped-def]
+def _verify_masks(shards: ShardSet, layer: str, clip: ClipEntry, frame: int, check: Check) -> None:
     where = f"{clip.name} frame {frame}, masks {layer}"
     labels, instances = shards.labels(layer, clip, frame), shards.instances(layer, clip, frame)
     counts = np.bincount(labels.ravel(), minlength=len(instances) + 1)

@@ -15,9 +15,14 @@ def strip(*ids: int) -> np.ndarray:
     return np.repeat(np.repeat(np.array([ids]), 10, axis=0), 10, axis=1)
 
 
-def frame(true: tuple[int, ...], labels: tuple[int, ...], track: list[int], pairs: list[tuple[int, int]]) -> TrackedFrame:
+def frame(
+    true: tuple[int, ...], labels: tuple[int, ...], track: list[int], pairs: list[tuple[int, int]]
+) -> TrackedFrame:
     return TrackedFrame(
-        labels=strip(*labels), track=np.array(track), pairs=np.array(pairs).reshape(-1, 2), true_ids=strip(*true)
+        labels=strip(*labels),
+        track=np.array(track),
+        pairs=np.array(pairs).reshape(-1, 2),
+        true_ids=strip(*true),
     )
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,6 +65,12 @@ def reference(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("reference") / "set"
     build(streets, out)
     return out
+
+
+@pytest.fixture
+def copy(reference: Path, tmp_path: Path) -> Path:
+    """The reference, to be changed by a test."""
+    return Path(shutil.copytree(reference, tmp_path / "copy"))
 
 
 def test_the_reference_is_whole_and_not_empty(reference: Path) -> None:
@@ -159,7 +166,7 @@ GRID = {
 
 @pytest.mark.parametrize("setting", GRID)
 def test_remask_gives_the_bytes_of_a_full_build(
-    streets: Path, reference: Path, tmp_path: Path, setting: str
+    streets: Path, copy: Path, tmp_path: Path, setting: str
 ) -> None:
     here = GraphConfig(workers=0)
     config = BuildConfig(
@@ -170,23 +177,23 @@ def test_remask_gives_the_bytes_of_a_full_build(
     threads = torch.get_num_threads()
     build_set(streets, tmp_path / "full", config, here, quiet=True)
     torch.set_num_threads(threads)
-    remask(reference, setting, GRID[setting], here, quiet=True)
-    assert contents(tmp_path / "full", "frames", "evidence") == contents(reference, "frames", "evidence")
+    remask(copy, setting, GRID[setting], here, quiet=True)
+    assert contents(tmp_path / "full", "frames", "evidence") == contents(copy, "frames", "evidence")
     full = contents(tmp_path / "full", "masks/default")
-    remasked = contents(reference, f"masks/{setting}")
+    remasked = contents(copy, f"masks/{setting}")
     assert list(full.values()) == list(remasked.values())
-    assert list(remasked.values()) != list(contents(reference, "masks/default").values())
+    assert list(remasked.values()) != list(contents(copy, "masks/default").values())
 
 
-def test_remask_keeps_a_layer_with_the_same_settings_and_guards_one_with_others(reference: Path) -> None:
-    same = run("remask", reference, "--name", "default", "--quiet")
+def test_remask_keeps_a_layer_with_the_same_settings_and_guards_one_with_others(copy: Path) -> None:
+    same = run("remask", copy, "--name", "default", "--quiet")
     assert same.returncode == 0
-    other = run("remask", reference, "--name", "default", "--min-score", "0.6", "--quiet")
+    other = run("remask", copy, "--name", "default", "--min-score", "0.6", "--quiet")
     assert other.returncode == 1
     assert "has a masks layer 'default' with other settings" in other.stderr
-    outside = run("remask", reference, "--name", "../x", "--quiet")
+    outside = run("remask", copy, "--name", "../x", "--quiet")
     assert outside.returncode == 2
-    assert not (reference / "masks" / "x").exists()
+    assert not (copy / "masks" / "x").exists()
 
 
 def test_a_full_disk_is_one_line_and_the_build_goes_on_later(

@@ -31,7 +31,11 @@ class Outer:
 
 def test_a_round_trip_changes_nothing() -> None:
     config = Outer(
-        inner=Inner(names=("x",), mode="b"), limit=3, path=Path("w.pt"), table={"k": Inner()}, anything={"z": [1, None]}
+        inner=Inner(names=("x",), mode="b"),
+        limit=3,
+        path=Path("w.pt"),
+        table={"k": Inner()},
+        anything={"z": [1, None]},
     )
     assert from_dict(Outer, to_dict(config)) == config
 

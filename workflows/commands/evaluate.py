@@ -15,7 +15,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from evaluation.masks import FrameMasks, ap_table, mask_ap
+from evaluation.masks import FrameMasks, MaskAP, ap_table, mask_ap
 from evaluation.tracks import TrackCounts, TrackedFrame, count_tracks, figures, resample_ids
 from pipeline.build import DEFAULT_LAYER
 from pipeline.configuration import to_dict
@@ -102,7 +102,7 @@ def score_tracks(shards: ShardSet, truth: Path, layer: str, min_area: int) -> Tr
     return total
 
 
-def score_masks(shards: ShardSet, truth: Path):  # type: ignore[no-untyped-def]
+def score_masks(shards: ShardSet, truth: Path) -> list[MaskAP]:
     """AP of the raw detections, pasted at 0.5, of every frame."""
     true_frames, predicted = [], []
     for clip, exact in _clips_with_truth(shards, truth):
