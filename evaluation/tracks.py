@@ -83,6 +83,7 @@ def count_tracks(clip: Sequence[TrackedFrame], min_area: int) -> TrackCounts:
     counts = TrackCounts()
     before: dict[int, int] = {}
     asked_before: set[int] = set()
+    tiny_before: set[int] = set()
     last_track: dict[int, int] = {}
     shared: Counter[tuple[int, int]] = Counter()
     for frame in clip:
@@ -92,7 +93,7 @@ def count_tracks(clip: Sequence[TrackedFrame], min_area: int) -> TrackCounts:
         stands_for = assign(frame.labels, frame.true_ids)
         judged = {label: i for label, i in stands_for.items() if i in asked}
         tiny = {label for label, i in stands_for.items() if i not in asked}
-        pairs = [(int(a), int(b)) for a, b in frame.pairs if int(b) not in tiny]
+        pairs = [(int(a), int(b)) for a, b in frame.pairs if int(b) not in tiny and int(a) not in tiny_before]
         switches = 0
         for label, i in judged.items():
             track = int(frame.track[label - 1])
@@ -110,7 +111,7 @@ def count_tracks(clip: Sequence[TrackedFrame], min_area: int) -> TrackCounts:
             instances=len(frame.track) - len(tiny),
             true_instances=len(asked),
         )
-        before, asked_before = stands_for, asked
+        before, tiny_before, asked_before = judged, tiny, asked
     return counts + TrackCounts(objects=len(last_track), right_instances=_best_assignment(shared))
 
 

@@ -88,7 +88,8 @@ def write_video(path: Path, pictures: Iterator[np.ndarray], fps: float) -> int:
             for picture in pictures:
                 height, width = picture.shape[:2]
                 picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)))
-                stream.height, stream.width = picture.shape[:2]
+                if not count:
+                    stream.height, stream.width = picture.shape[:2]
                 container.mux(
                     stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24"))
                 )

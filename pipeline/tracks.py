@@ -1,12 +1,12 @@
 """Pairwise matches -> tracks: one id per object over its whole clip. Pure functions.
 
 Direct matches chain instances into tracks. A chain that ends may go on in a chain that
-begins a few frames later, found in this order:
+begins in the next frame or a few frames later, found in this order:
 
 1. through raw detections: the object was still detected, but not chosen (low score, too
    small, hidden). Mutually best raw overlaps lead from the end to the beginning;
-2. across missing detections: the box of the end, moved on at its last velocity, overlaps
-   the first box of the later chain, of the same class.
+2. across missing detections, or where the flow lost a fast object: the box of the end, moved
+   on at its last velocity, overlaps the first box of the later chain, of the same class.
 
 Shorter gaps are bridged first, then better overlaps; training uses direct matches only.
 """
@@ -109,7 +109,7 @@ def _bridges(
     raw_steps: dict[int, dict[int, tuple[int, float]]] = {}
     for index, chain in enumerate(chains):
         end = chain.members[-1][0]
-        reachable = [time for time in range(end + 2, end + 2 + max_gap) if time in starts]
+        reachable = [time for time in range(end + 1, end + 2 + max_gap) if time in starts]
         if not reachable:
             continue
         raw_ends = _follow_raw(frames, chain, reachable[-1], min_iou, raw_steps)

@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is loaded, and for every process that a test starts: threads that wait for each
+# other on a shared core spin, and a test takes ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 ROOT = Path(__file__).parent.parent
 
 

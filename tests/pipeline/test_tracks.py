@@ -99,8 +99,9 @@ def test_one_chain_goes_on_in_one_other_only() -> None:
 
 
 def test_the_shorter_gap_wins() -> None:
-    frames = clip(([0], [0], table()), ([], [], table()), ([0], [1], table()), ([1], [0], table()))
-    assert ids(frames) == [[1], [], [1], [2]]
+    later = ([0, 1], [3, 0], table((0, 0, 0.9)))  # the chain from frame 2 goes on, another one begins
+    frames = clip(([0], [0], table()), ([], [], table()), ([0], [3], table()), later)
+    assert ids(frames) == [[1], [], [1], [1, 2]]
 
 
 def test_an_empty_clip_has_no_tracks() -> None:
@@ -142,8 +143,14 @@ def test_what_holds_for_any_clip(frames: list[TrackFrame], max_gap: int) -> None
 
 
 def test_no_bridge_means_only_direct_matches_share_a_track() -> None:
-    frames = clip(([0], [0], table()), ([0], [0], table((0, 0, 0.4))), ([0], [0], table((0, 0, 0.9))))
+    frames = clip(([0], [0], table()), ([0], [50], table((0, 0, 0.4))), ([0], [50], table((0, 0, 0.9))))
     assert ids(frames, max_gap=0) == [[1], [2], [2]]
+
+
+def test_a_step_that_the_flow_missed_is_bridged_along_the_velocity() -> None:
+    step, lost = table((0, 0, 0.9)), table((0, 0, 0.4))
+    frames = clip(([0], [0], table()), ([0], [8], step), ([0], [16], lost), ([0], [24], step))
+    assert ids(frames, max_gap=0) == [[1], [1], [1], [1]]
 
 
 @pytest.mark.parametrize("iou", [0.5, 0.51])
