@@ -172,14 +172,21 @@ class _Checkpointer(DetectionCheckpointer):
         return self._misfit
 
     def _load_file(self, filename: str) -> dict:
-        if not filename.endswith(".pkl"):
+        if filename.endswith(".pkl"):
+            loaded = read_pickled_arrays(Path(filename))
+            if "__author__" not in loaded:  # of Caffe2, whose names differ
+                arrays = loaded.get("blobs", loaded)
+                loaded = {"model": arrays, "__author__": "Caffe2", "matching_heuristics": True}
+        else:
             loaded = read_torch_file(Path(filename))
-            return loaded if isinstance(loaded.get("model"), dict) else {"model": loaded}
-        loaded = read_pickled_arrays(Path(filename))
-        if "model" in loaded and "__author__" in loaded:
-            return loaded
-        arrays = loaded.get("blobs", loaded)
-        return {"model": arrays, "__author__": "Caffe2", "matching_heuristics": True}
+            if not isinstance(loaded.get("model"), dict):
+                loaded = {"model": loaded}
+        strange = [k for k, v in loaded["model"].items() if not isinstance(v, (Tensor, np.ndarray))]
+        if strange:
+            raise DetectorError(
+                f"{filename} holds more than weights, such as {strange[0]!r}; give a state_dict"
+            )
+        return loaded
 
     def _load_model(self, checkpoint: dict):
         incompatible = super()._load_model(checkpoint)

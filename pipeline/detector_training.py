@@ -35,11 +35,11 @@ from pipeline.errors import ConfigError, DetectorError
 class TrainingConfig:
     """How long and on what views to train; the defaults made the bundled weights."""
 
-    steps: int = 3000
+    steps: int = 3200
     """Steps in all."""
     batch_size: int = 4
     """Views a step."""
-    short_side: int = 256
+    short_side: int = 320
     """Size of the frames' short side that the network will meet, pixels."""
     zoom: float = 1.45
     """Views are at most this many times larger or smaller than that."""

@@ -26,7 +26,7 @@ from pipeline.errors import ConfigError, DetectorError
 BUNDLED = Path(__file__).parent / "bundled"
 BUNDLED_CONFIG = BUNDLED / "mask_rcnn_quarter.yaml"
 BUNDLED_WEIGHTS = BUNDLED / "mask_rcnn_quarter.pt"
-BUNDLED_SHA256 = "ae841aac957d9dd5440e0546fbc418efb0dcdc45886043b0804b081a1221db76"
+BUNDLED_SHA256 = "9d4be308ef3e82a721a58b557f69324fb46458044973e30e4064ca6af1dc084c"
 BUNDLED_CLASSES = ("car", "person")
 """Classes of the bundled network, in its order."""
 
