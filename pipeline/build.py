@@ -148,8 +148,18 @@ def describe(config: BuildConfig, clips: Sequence[Clip], bad: Sequence[BadClip])
         "detector": detector_identity(config.detector),
         "flow": flow_identity(config.flow),
         "plan": to_dict(config.plan),
-        "clips": {clip.name: {"frames": len(clip), "fingerprint": clip.fingerprint} for clip in clips},
-        "unreadable": {clip.name: clip.reason for clip in bad},
+        "clips": {clip.name: _description_of(clip) for clip in clips},
+        "unreadable": sorted(clip.name for clip in bad),
+    }
+
+
+def _description_of(clip: Clip) -> dict[str, Any]:
+    camera = clip.camera
+    return {
+        "frames": len(clip),
+        "fingerprint": clip.fingerprint,
+        "K": camera.K.tolist(),  # its file may have changed while its name did not
+        "distortion": to_dict(camera.distortion) if camera.distortion else None,
     }
 
 

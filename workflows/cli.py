@@ -52,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InstanceMotionError as error:  # the user can mend it; anything else is our bug
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
+    except OSError as error:  # full disk, no permission: what the system says is what there is to say
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -1,7 +1,7 @@
 """shardset.json: what a shard set is made of, written last and replaced whole.
 
 The manifest holds nothing that differs between two builds of the same input (no times, no
-host names, no absolute paths), so equal builds have equal manifests.
+host names), so equal builds have equal manifests.
 """
 
 from __future__ import annotations
@@ -165,6 +165,15 @@ def _check(path: Path, manifest: Manifest) -> None:
             check_layer_name(name)
     except ConfigError as error:
         raise ShardError(f"{path}: {error}") from None
+    for name, layer in {
+        "evidence": manifest.evidence,
+        **{f"masks/{k}": v.files for k, v in manifest.masks.items()},
+    }.items():
+        sizes = {file: entry.frames for file, entry in layer.items()}
+        if sizes != {file: entry.frames for file, entry in manifest.frames.items()}:
+            raise ShardError(
+                f"{path}: layer {name} does not list the files of the frames layer; rebuild the set"
+            )
     for clip in manifest.clips:
         if np.shape(clip.K) != (3, 3) or sum(count for _, _, count in clip.files) != clip.frames:
             raise ShardError(f"{path}: clip {clip.name[:60]!r} does not add up; rebuild the set")

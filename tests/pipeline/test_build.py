@@ -15,16 +15,19 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline.build import BuildConfig
 from pipeline.build import build as build_set
 from pipeline.clip import FramesConfig
+from pipeline.flow import FlowConfig, compute_flow
 from pipeline.graph import GraphConfig
-from pipeline.matching import MaskConfig
+from pipeline.matching import MaskConfig, overlaps
 from pipeline.plan import PlanConfig
 from pipeline.remask import remask
+from pipeline.shards.reader import ShardSet
 from tests.conftest import ROOT
 
 # Small pieces and files, so that a clip spans several of both.
@@ -183,6 +186,28 @@ def test_remask_gives_the_bytes_of_a_full_build(
     remasked = contents(copy, f"masks/{setting}")
     assert list(full.values()) == list(remasked.values())
     assert list(remasked.values()) != list(contents(copy, "masks/default").values())
+
+
+def test_another_mask_probability_counts_the_overlaps_again(copy: Path) -> None:
+    remask(copy, "wide", MaskConfig(mask_probability=0.2), GraphConfig(workers=0), quiet=True)
+    compared = 0
+    with ShardSet(copy) as shards:
+        for clip in shards.manifest.clips:
+            for frame in range(1, clip.frames):
+                before, here = (shards.evidence(clip, each).detections for each in (frame - 1, frame))
+                flow = compute_flow(shards.image(clip, frame - 1), shards.image(clip, frame), FlowConfig())
+                table = overlaps(before, here, flow, shards.manifest.size, 0.2)
+                iou = {
+                    (int(a), int(b)): both
+                    for a, b, both in zip(table.prev, table.next, table.iou, strict=True)
+                }
+                pairs = shards.pairs("wide", clip, frame)
+                rows = [shards.instances("wide", clip, each).detection for each in (frame - 1, frame)]
+                for a, b, found in zip(pairs.prev, pairs.next, pairs.iou, strict=True):
+                    expected = iou[int(rows[0][a - 1]), int(rows[1][b - 1])]
+                    np.testing.assert_allclose(found, expected, rtol=1e-6)
+                    compared += 1
+    assert compared > 5
 
 
 def test_remask_keeps_a_layer_with_the_same_settings_and_guards_one_with_others(copy: Path) -> None:

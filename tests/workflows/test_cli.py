@@ -68,6 +68,16 @@ def test_what_the_user_can_mend_is_one_line_and_exit_code_1(
     assert err == f"error: {tmp_path}: no shard set (shardset.json is missing)\n"
 
 
+def test_a_folder_that_cannot_be_written_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = run(capsys, "build", str(tmp_path), str(tmp_path / "file" / "set"))
+    assert code == 1
+    assert "Not a directory" in err
+    assert len(err.strip().splitlines()) == 1
+
+
 def test_a_recipe_gives_defaults_and_the_command_line_overrides_it(tmp_path: Path) -> None:
     from workflows.commands import build
 

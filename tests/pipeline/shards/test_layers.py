@@ -155,34 +155,50 @@ def test_a_missing_or_foreign_file_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def _replace(path: Path, name: str, make) -> None:  # type: ignore[no-untyped-def]
-    with h5py.File(path, "r+") as file:
-        del file[name]
-        make(file, name)
-
-
 HOSTILE = {
-    "external link": lambda file, name: file.__setitem__(name, h5py.ExternalLink("/etc/passwd", "/x")),
-    "soft link": lambda file, name: file.__setitem__(name, h5py.SoftLink("/image_data")),
-    "group": lambda file, name: file.create_group(name),
-    "external storage": lambda file, name: file.create_dataset(
-        name, (4,), "f8", external=[("/etc/hostname", 0, h5py.h5f.UNLIMITED)]
+    "external link": (lambda f, name: f.__setitem__(name, h5py.ExternalLink("other.h5", "/x")), "is a link"),
+    "soft link": (lambda f, name: f.__setitem__(name, h5py.SoftLink("/hidden/x")), "is a link"),
+    "group": (lambda f, name: f.create_group(name), "is a group"),
+    "external storage": (
+        lambda f, name: f.create_dataset(
+            name, (4,), "f8", external=[("/etc/hostname", 0, h5py.h5f.UNLIMITED)]
+        ),
+        "not stored as plain data",
     ),
-    "virtual": lambda file, name: file.create_virtual_dataset(name, h5py.VirtualLayout((4,), "f8")),
-    "absurd shape": lambda file, name: file.create_dataset(name, (1 << 40,), "f8"),
-    "chunked": lambda file, name: file.create_dataset(name, (1 << 40,), "f8", chunks=(1024,)),
-    "other type": lambda file, name: file.create_dataset(name, (4,), "f4"),
-    "other rank": lambda file, name: file.create_dataset(name, (4, 1), "f8"),
-    "missing": lambda file, name: None,
-    "too short": lambda file, name: file.create_dataset(name, (3,), "f8"),
+    "virtual": (
+        lambda f, name: f.create_virtual_dataset(name, h5py.VirtualLayout((4,), "f8")),
+        "not stored as plain data",
+    ),
+    "absurd shape": (
+        lambda f, name: f.create_dataset(name, (1 << 40,), "f8"),
+        "declares 8796093022208 bytes",
+    ),
+    "chunked": (
+        lambda f, name: f.create_dataset(name, (1 << 40,), "f8", chunks=(1024,)),
+        "not stored as plain data",
+    ),
+    "other type": (lambda f, name: f.create_dataset(name, (4,), "f4"), "holds float32, expected f8"),
+    "other rank": (lambda f, name: f.create_dataset(name, (4, 1), "f8"), "has shape"),
+    "missing": (lambda f, name: None, "is missing"),
+    "additional": (lambda f, name: f.create_dataset("more", (4,), "f8"), "timestamps_s|more"),
+    "too short": (lambda f, name: f.create_dataset(name, data=np.arange(3.0)), "items|disagree"),
 }
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_hostile_files_are_refused(tmp_path: Path, kind: str) -> None:
+def test_hostile_files_are_refused_for_what_they_are(tmp_path: Path, kind: str) -> None:
     path = write_frames(tmp_path / "f.h5")
-    _replace(path, "timestamps_s", HOSTILE[kind])
-    with pytest.raises(ShardError):
+    with h5py.File(tmp_path / "other.h5", "w") as other:  # what links point to would pass as data
+        other["x"] = np.arange(4.0)
+    make, message = HOSTILE[kind]
+    with h5py.File(path, "r+") as file:
+        if kind == "soft link":
+            file.create_group("hidden")["x"] = np.arange(4.0)
+        del file["timestamps_s"]
+        make(file, "timestamps_s")
+        if kind == "soft link":
+            del file["hidden"]  # the name may dangle: it is refused before it is followed
+    with pytest.raises(ShardError, match=message):
         open_frames(path)
 
 

@@ -148,6 +148,7 @@ BAD_MANIFESTS: dict[str, tuple[Callable[[dict], object], str]] = {
     "unknown key": (lambda d: d.update(more=1), "unknown key 'more'"),
     "wrong type": (lambda d: d.update(clips="all"), "expected a list"),
     "rows outside": (lambda d: d["clips"][0].update(files=[[0, 2, 4]]), "points outside its files"),
+    "layers differ": (lambda d: d["evidence"].pop("00002.h5"), "evidence does not list the files"),
     "counts differ": (lambda d: d["clips"][0].update(frames=5), "does not add up"),
 }
 
