@@ -17,7 +17,6 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from pipeline.errors import DetectorError
@@ -76,6 +75,8 @@ def _download(url: str, target: Path) -> None:
 
 def read_torch_file(path: Path) -> dict:
     """A dictionary saved by torch.save, read without running any of it."""
+    import torch  # here, so that naming a detector does not load it
+
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings(
