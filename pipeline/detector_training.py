@@ -33,7 +33,7 @@ from pipeline.errors import ConfigError, DetectorError
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How long and on what views to train; the defaults made the bundled weights."""
+    """How long and on what views to train."""
 
     steps: int = 3200
     """Steps in all."""
@@ -54,11 +54,15 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     """Peak of AdamW's rate: linear warm-up, then a cosine to zero."""
     warmup_steps: int = 100
+    """Steps until the peak."""
     weight_decay: float = 0.01
+    """AdamW's."""
     max_gradient: float = 5.0
+    """Longer gradients are shortened to this norm."""
     mean_decay: float = 0.998
     """Of the running mean of the weights, a step."""
     seed: int = 0
+    """Of everything random."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:

@@ -15,6 +15,7 @@ from pipeline.classes import CLASSES, class_named
 from pipeline.detections import Detections, Detector, SourceFrame
 from pipeline.detector_training import Sample, TrainingConfig
 from pipeline.detectors import BUNDLED_CLASSES
+from pipeline.errors import ConfigError
 from pipeline.masks import paste
 
 DEFAULTS = TrainingConfig()
@@ -50,6 +51,10 @@ def train_detector(
     from pipeline.detector_samples import read_samples
     from pipeline.detectors import BUNDLED_CONFIG
 
+    if checkpoint_every < 1 or validate_every < 1 or validate_every % checkpoint_every:
+        raise ConfigError(
+            f"validate_every {validate_every} must be a multiple of checkpoint_every {checkpoint_every}"
+        )
     config = detection.read_config(BUNDLED_CONFIG)
     place = detection.resolve_device(device)
     with torch.random.fork_rng():

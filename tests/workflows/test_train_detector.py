@@ -11,6 +11,7 @@ import torch
 from evaluation.masks import MaskAP
 from pipeline.detections import Detections
 from pipeline.detector_training import Sample, TrainingConfig
+from pipeline.errors import ConfigError
 from pipeline.streetworld.clip import ClipConfig, render_clip
 from workflows import train_detector as command
 from workflows.train_detector import overall, predicted_masks, train_detector, true_masks
@@ -70,6 +71,11 @@ def test_the_best_weights_are_kept_also_over_a_restart(streetworld, tmp_path, mo
     assert before_2 == again_2
     assert before_3 != before_2  # step 2 was better
     assert at_test == before_3  # step 3 was not
+
+
+def test_measurements_fall_on_checkpoints(streetworld, tmp_path):
+    with pytest.raises(ConfigError, match="multiple of checkpoint_every 2"):
+        train_detector(streetworld, tmp_path, TINY, "cpu", validate_every=3, checkpoint_every=2)
 
 
 def test_masks_for_the_measurement():
