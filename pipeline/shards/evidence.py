@@ -31,9 +31,10 @@ import numpy as np
 
 from pipeline.detections import Detections
 from pipeline.errors import ShardError
-from pipeline.shards.blobs import BlobReader, blob_columns, blob_schema, check_offsets, offsets_of
+from pipeline.shards.blobs import BlobReader, blob_columns, blob_schema
 from pipeline.shards.codec import compress, decode_grids, decompress, encode_grids
-from pipeline.shards.hdf5 import Column, file_image, open_checked, read_column
+from pipeline.shards.hdf5 import Column, file_image, open_checked
+from pipeline.shards.tables import RowTables, Tables, table_columns
 
 FORMAT, VERSION = "instance-motion evidence", 1
 OVERLAP_PROBABILITY = 0.5
@@ -51,6 +52,7 @@ SCHEMA = {
     "overlap_next": Column(dtype="u2", shape=(None,)),
     "overlap_pixels": Column(dtype="u4", shape=(None, 4)),
 }
+TABLES: Tables = {"detection": ("box", "score", "class", "grid"), "overlap": ("prev", "next", "pixels")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,15 +106,23 @@ def encode_evidence(
     columns = {
         **blob_columns("mask", [encode_grids(each.masks) for each in detections]),
         **blob_columns("flow", [_encode_flow(frame.flow, flow_shape) for frame in frames]),
-        "detection_offsets": offsets_of(len(each) for each in detections),
-        "detection_box": _stack([each.boxes for each in detections], (0, 4), np.float32),
-        "detection_score": _stack([each.scores for each in detections], (0,), np.float32),
-        "detection_class": _stack([each.classes for each in detections], (0,), np.uint8),
-        "detection_grid": _stack(grids, (0, 2), np.uint16),
-        "overlap_offsets": offsets_of(len(each) for each in overlaps),
-        "overlap_prev": _stack([each.prev for each in overlaps], (0,), np.uint16),
-        "overlap_next": _stack([each.next for each in overlaps], (0,), np.uint16),
-        "overlap_pixels": _stack([each.pixels for each in overlaps], (0, 4), np.uint32),
+        **table_columns(
+            "detection",
+            {
+                "box": [each.boxes for each in detections],
+                "score": [each.scores for each in detections],
+                "class": [each.classes for each in detections],
+                "grid": grids,
+            },
+        ),
+        **table_columns(
+            "overlap",
+            {
+                "prev": [each.prev for each in overlaps],
+                "next": [each.next for each in overlaps],
+                "pixels": [each.pixels for each in overlaps],
+            },
+        ),
     }
     attributes: dict[str, str | int] = {
         "format": FORMAT,
@@ -138,9 +148,8 @@ class EvidenceFile:
         }
         self._file: h5py.File = open_checked(path, attributes, SCHEMA)
         self.path, self.size = path, size
-        self._column = {name: read_column(self._file, name) for name in SCHEMA if "_data" not in name}
-        count = len(self._column["detection_offsets"]) - 1
-        self._check(count)
+        count = self._file["detection_offsets"].shape[0] - 1
+        self._tables = RowTables.of(self._file, TABLES, count)
         self._masks = BlobReader.of(self._file, "mask", count)
         self._flows = BlobReader.of(self._file, "flow", count)
         self.flow_shape = _flow_shape(path, str(self._file.attrs.get("flow_shape", "")), size)
@@ -156,29 +165,19 @@ class EvidenceFile:
     @property
     def detection_count(self) -> int:
         """Raw detections of all frames."""
-        return len(self._column["detection_score"])
+        return self._tables.count("detection")
 
     def detections(self, row: int) -> Detections:
-        rows = self._rows("detection", row)
+        rows = self._tables.rows("detection", row)
         try:
-            masks = decode_grids(self._masks[row], self._column["detection_grid"][rows])
+            masks = decode_grids(self._masks[row], rows["grid"])
         except ShardError as error:
             raise ShardError(f"{self.path}: row {row}: {error}") from None
-        return Detections(
-            boxes=self._column["detection_box"][rows],
-            scores=self._column["detection_score"][rows],
-            classes=self._column["detection_class"][rows],
-            masks=masks,
-        )
+        return Detections(boxes=rows["box"], scores=rows["score"], classes=rows["class"], masks=masks)
 
     def overlaps(self, row: int) -> Overlaps:
         """Overlaps of frame `row` with the frame before it."""
-        rows = self._rows("overlap", row)
-        return Overlaps(
-            prev=self._column["overlap_prev"][rows],
-            next=self._column["overlap_next"][rows],
-            pixels=self._column["overlap_pixels"][rows],
-        )
+        return Overlaps(**self._tables.rows("overlap", row))
 
     def flow(self, row: int) -> np.ndarray | None:
         """Kept flow from the frame before to frame `row`, int16, or None."""
@@ -190,23 +189,6 @@ class EvidenceFile:
 
     def close(self) -> None:
         self._file.close()
-
-    def _rows(self, table: str, row: int) -> slice:
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)}")
-        offsets = self._column[f"{table}_offsets"]
-        return slice(int(offsets[row]), int(offsets[row + 1]))
-
-    def _check(self, count: int) -> None:
-        column = self._column
-        for table, columns in (
-            ("detection", ("box", "score", "class", "grid")),
-            ("overlap", ("prev", "next", "pixels")),
-        ):
-            lengths = {len(column[f"{table}_{name}"]) for name in columns}
-            if len(lengths) != 1:
-                raise ShardError(f"{self.path}: {table} columns differ in length; rebuild it")
-            check_offsets(f"{self.path}: {table}", column[f"{table}_offsets"], count, lengths.pop())
 
 
 def _encode_flow(flow: np.ndarray | None, shape: tuple[int, ...] | None) -> bytes:
@@ -227,7 +209,3 @@ def _flow_shape(path: Path, text: str, size: tuple[int, int]) -> tuple[int, ...]
     if shape[0] != 2 or shape[3] != 2 or shape[1] > size[1] or shape[2] > size[0]:
         raise ShardError(f"{path}: flow_shape {text} does not fit frames of {size[0]}x{size[1]}; rebuild it")
     return shape
-
-
-def _stack(arrays: Sequence[np.ndarray], empty: tuple[int, ...], dtype: type) -> np.ndarray:
-    return np.concatenate([np.zeros(empty, dtype), *arrays]).astype(dtype)

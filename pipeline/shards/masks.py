@@ -27,9 +27,10 @@ import h5py
 import numpy as np
 
 from pipeline.errors import ShardError
-from pipeline.shards.blobs import BlobReader, blob_columns, blob_schema, check_offsets, offsets_of
+from pipeline.shards.blobs import BlobReader, blob_columns, blob_schema
 from pipeline.shards.codec import decode_labels
 from pipeline.shards.hdf5 import Column, file_image, open_checked, read_column
+from pipeline.shards.tables import RowTables, Tables, table_columns
 
 FORMAT, VERSION = "instance-motion masks", 1
 SCHEMA = {
@@ -46,6 +47,10 @@ SCHEMA = {
     "pair_prev": Column(dtype="u2", shape=(None,)),
     "pair_next": Column(dtype="u2", shape=(None,)),
     "pair_iou": Column(dtype="f4", shape=(None, 2)),
+}
+TABLES: Tables = {
+    "instance": ("track", "class", "score", "area", "box", "detection"),
+    "pair": ("prev", "next", "iou"),
 }
 
 
@@ -108,17 +113,25 @@ def encode_masks(
     columns = {
         **blob_columns("labels", [frame.labels for frame in frames]),
         "label_bytes": np.array([frame.label_bytes for frame in frames], np.uint8),
-        "instance_offsets": offsets_of(len(each) for each in instances),
-        "instance_track": _stack([each.track for each in instances], (0,)),
-        "instance_class": _stack([each.class_index for each in instances], (0,)),
-        "instance_score": _stack([each.score for each in instances], (0,)),
-        "instance_area": _stack([each.area for each in instances], (0,)),
-        "instance_box": _stack([each.box for each in instances], (0, 4)),
-        "instance_detection": _stack([each.detection for each in instances], (0,)),
-        "pair_offsets": offsets_of(len(each) for each in pairs),
-        "pair_prev": _stack([each.prev for each in pairs], (0,)),
-        "pair_next": _stack([each.next for each in pairs], (0,)),
-        "pair_iou": _stack([each.iou for each in pairs], (0, 2)),
+        **table_columns(
+            "instance",
+            {
+                "track": [each.track for each in instances],
+                "class": [each.class_index for each in instances],
+                "score": [each.score for each in instances],
+                "area": [each.area for each in instances],
+                "box": [each.box for each in instances],
+                "detection": [each.detection for each in instances],
+            },
+        ),
+        **table_columns(
+            "pair",
+            {
+                "prev": [each.prev for each in pairs],
+                "next": [each.next for each in pairs],
+                "iou": [each.iou for each in pairs],
+            },
+        ),
     }
     attributes: dict[str, str | int] = {
         "format": FORMAT,
@@ -143,10 +156,11 @@ class MasksFile:
         )
         self.path, self.size = path, size
         self.evidence_sha256 = str(self._file.attrs.get("evidence_sha256", ""))
-        self._column = {name: read_column(self._file, name) for name in SCHEMA if "_data" not in name}
-        count = len(self._column["label_bytes"])
-        self._check(count)
-        self._labels = BlobReader.of(self._file, "labels", count)
+        self._label_bytes = read_column(self._file, "label_bytes")
+        if not np.isin(self._label_bytes, (1, 2)).all():
+            raise ShardError(f"{path}: label_bytes holds something other than 1 and 2; rebuild it")
+        self._tables = RowTables.of(self._file, TABLES, len(self._label_bytes))
+        self._labels = BlobReader.of(self._file, "labels", len(self._label_bytes))
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -158,50 +172,17 @@ class MasksFile:
     def labels(self, row: int) -> np.ndarray:
         """(H, W) uint8 or uint16 label map of frame `row`."""
         try:
-            return decode_labels(self._labels[row], self.size, int(self._column["label_bytes"][row]))
+            return decode_labels(self._labels[row], self.size, int(self._label_bytes[row]))
         except ShardError as error:
             raise ShardError(f"{self.path}: row {row}: {error}") from None
 
     def instances(self, row: int) -> Instances:
-        rows, column = self._rows("instance", row), self._column
-        return Instances(
-            track=column["instance_track"][rows],
-            class_index=column["instance_class"][rows],
-            score=column["instance_score"][rows],
-            area=column["instance_area"][rows],
-            box=column["instance_box"][rows],
-            detection=column["instance_detection"][rows],
-        )
+        rows = self._tables.rows("instance", row)
+        return Instances(class_index=rows.pop("class"), **rows)
 
     def pairs(self, row: int) -> Pairs:
         """Matches of frame `row` with the frame before it."""
-        rows, column = self._rows("pair", row), self._column
-        return Pairs(
-            prev=column["pair_prev"][rows], next=column["pair_next"][rows], iou=column["pair_iou"][rows]
-        )
+        return Pairs(**self._tables.rows("pair", row))
 
     def close(self) -> None:
         self._file.close()
-
-    def _rows(self, table: str, row: int) -> slice:
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)}")
-        offsets = self._column[f"{table}_offsets"]
-        return slice(int(offsets[row]), int(offsets[row + 1]))
-
-    def _check(self, count: int) -> None:
-        column = self._column
-        for table, columns in (
-            ("instance", ("track", "class", "score", "area", "box", "detection")),
-            ("pair", ("prev", "next", "iou")),
-        ):
-            lengths = {len(column[f"{table}_{name}"]) for name in columns}
-            if len(lengths) != 1:
-                raise ShardError(f"{self.path}: {table} columns differ in length; rebuild it")
-            check_offsets(f"{self.path}: {table}", column[f"{table}_offsets"], count, lengths.pop())
-        if not np.isin(column["label_bytes"], (1, 2)).all():
-            raise ShardError(f"{self.path}: label_bytes holds something other than 1 and 2; rebuild it")
-
-
-def _stack(arrays: Sequence[np.ndarray], empty: tuple[int, ...]) -> np.ndarray:
-    return np.concatenate([np.zeros(empty, np.uint8), *arrays])

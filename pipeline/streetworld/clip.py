@@ -15,6 +15,7 @@ import av
 import numpy as np
 
 from pipeline.errors import ConfigError
+from pipeline.shards.hdf5 import publish
 from pipeline.streetworld.flow import exact_flow
 from pipeline.streetworld.render import Frame, Jitter, render_frames
 from pipeline.streetworld.scene import draw_scene
@@ -28,7 +29,6 @@ from pipeline.streetworld.truth import (
     Truth,
     read_made_with,
     write_truth,
-    write_whole,
 )
 from pipeline.streetworld.world import Scene
 
@@ -86,8 +86,8 @@ def render_clip(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        write_whole(partial / VIDEO_FILE, encode_video([f.image for f in frames], config.fps))
-        write_whole(partial / CAMERA_FILE, json.dumps(_camera(scene), indent=1).encode())
+        publish(partial / VIDEO_FILE, encode_video([f.image for f in frames], config.fps))
+        publish(partial / CAMERA_FILE, json.dumps(_camera(scene), indent=1).encode())
         write_truth(partial / TRUTH_FILE, assemble_truth(scene, frames, config))
         if folder.exists():
             shutil.rmtree(folder)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import struct
 import zlib
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import h5py
 import numpy as np
 
 from pipeline.errors import SourceError
+from pipeline.shards.hdf5 import publish
 
 FORMAT, VERSION = "streetworld-truth", 1
 CAMERA_FORMAT, CAMERA_VERSION = "streetworld-camera", 1
@@ -132,7 +132,7 @@ def write_truth(path: Path, truth: Truth) -> None:
         group.create_dataset("moving", data=truth.objects.moving, dtype=bool)
         group.create_dataset("world_T_object", data=truth.objects.world_T_object, dtype=np.float64)
         group.create_dataset("visible_px", data=truth.objects.visible_px, dtype=np.int32)
-    write_whole(path, memory.getvalue())
+    publish(path, memory.getvalue())
 
 
 def read_truth(path: Path) -> Truth:
@@ -203,22 +203,9 @@ def write_label_images(clip_dir: Path, out_dir: Path) -> None:
     truth = read_truth(clip_dir / TRUTH_FILE)
     out_dir.mkdir(parents=True, exist_ok=True)
     for k, ids in enumerate(truth.ids):
-        write_whole(out_dir / f"{k:06d}.png", _png16(ids))
+        publish(out_dir / f"{k:06d}.png", _png16(ids))
     labels = {str(i): label for i, label in zip(truth.objects.id, truth.objects.label, strict=True)}
-    write_whole(out_dir / "classes.json", json.dumps(labels, indent=1).encode())
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it exists complete or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    publish(out_dir / "classes.json", json.dumps(labels, indent=1).encode())
 
 
 def _put_frames(file: h5py.File, name: str, data: np.ndarray) -> None:
