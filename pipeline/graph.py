@@ -134,6 +134,10 @@ def open_graph(config: GraphConfig, *, gpus: int = 0, needs_gpu: bool = False) -
         BuildError: the scheduler cannot be reached, or no worker can do the work, within
             `worker_timeout_s`.
     """
+    if needs_gpu and not gpus and config.scheduler is None:
+        raise BuildError(
+            "this machine has no GPU that torch can use; use --device cpu, or --scheduler ADDRESS"
+        )
     if config.workers == 0:
         yield Graph(None, 1)
         return

@@ -340,6 +340,14 @@ def test_no_scheduler_is_an_error_in_time(streets: Path, tmp_path: Path) -> None
     assert "no dask scheduler answers at tcp://127.0.0.1:9" in done.stderr
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_one_line_at_once(streets: Path, tmp_path: Path) -> None:
+    done = run("build", streets, tmp_path / "set", *SIZE, "--device", "cuda", "--quiet", workers=2)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: this machine has no GPU")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 def test_nothing_usable_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     done = run("build", tmp_path / "empty", tmp_path / "set", "--quiet")
