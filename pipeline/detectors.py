@@ -26,7 +26,7 @@ from pipeline.errors import ConfigError, DetectorError
 BUNDLED = Path(__file__).parent / "bundled"
 BUNDLED_CONFIG = BUNDLED / "mask_rcnn_quarter.yaml"
 BUNDLED_WEIGHTS = BUNDLED / "mask_rcnn_quarter.pt"
-BUNDLED_SHA256 = "9d4be308ef3e82a721a58b557f69324fb46458044973e30e4064ca6af1dc084c"
+BUNDLED_SHA256 = "25b50512ef21d2f6b759bcf03cc9b848a67f58a24e69751ed9ecbf4ad67037b3"
 BUNDLED_CLASSES = ("car", "person")
 """Classes of the bundled network, in its order."""
 
