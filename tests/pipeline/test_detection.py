@@ -123,6 +123,34 @@ def test_detections_are_well_formed(images, bundled):
     assert detect(bundled, []) == []
 
 
+class Oracle(torch.nn.Module):
+    """Sees four things at half the frame's size, whatever it is shown."""
+
+    def inference(self, inputs, do_postprocess):
+        from detectron2.structures import Boxes, Instances
+
+        assert not do_postprocess
+        instances = Instances((50, 100))
+        corners = [[10, 10, 20, 30], [0, 0, 100, 50], [40, 5, 60, 25], [30, 30, 30, 40]]
+        instances.pred_boxes = Boxes(torch.tensor(corners, dtype=torch.float32))
+        instances.scores = torch.tensor([0.5, 0.9, 0.5, 0.8])
+        instances.pred_classes = torch.tensor([1, 0, 2, 1])
+        probabilities = torch.tensor([0.0, 0.497, 0.5, 1.0]).reshape(2, 2)  # 0.497 is 126.7 of 255
+        instances.pred_masks = probabilities.expand(4, 1, 2, 2)
+        return [instances]
+
+
+def test_from_the_network_s_instances_to_detections():
+    form = detection.InputFormat(short_side=50, long_side=1000, bgr=False)
+    detector = detection.MaskRCNN(Oracle(), form, [None, 2, 0], torch.device("cpu"), 1)
+    (found,) = detect(detector, [np.zeros((100, 200, 3), np.uint8)])
+    # The second is of a class that is dropped, the fourth has no width; ties keep their order.
+    assert found.boxes.tolist() == [[19.5, 19.5, 39.5, 59.5], [79.5, 9.5, 119.5, 49.5]]
+    assert found.scores.tolist() == [0.5, 0.5]
+    assert found.classes.tolist() == [2, 0]
+    assert [mask.tolist() for mask in found.masks] == [[[0, 127], [128, 255]]] * 2
+
+
 def test_an_empty_picture_has_no_cars_in_it(bundled):
     (found,) = detect(bundled, [np.full((128, 416, 3), 90, np.uint8)])
     assert (found.scores < 0.5).all()
