@@ -25,7 +25,7 @@ from pipeline.assembly import Layout
 from pipeline.classes import CLASSES
 from pipeline.clip import FramesConfig, stored_camera
 from pipeline.configuration import canonical_json, digest, to_dict
-from pipeline.detectors import DetectorConfig, detector_identity
+from pipeline.detectors import DetectorConfig, check_detector, detector_identity
 from pipeline.errors import BuildError, SourceError
 from pipeline.evidence_build import EvidenceBuild, EvidenceResult
 from pipeline.flow import FlowConfig, flow_identity
@@ -111,6 +111,7 @@ def build(
             manifest = _finished(out, set_id, config.masks)
             if manifest is not None:
                 return _report(out, manifest, EvidenceResult.nothing(), begin)
+        check_detector(config.detector, {clip.name: clip.frame_names for clip in clips})
         _keep_plan(out, description)
 
         layout = Layout(folder=out, set_id=set_id, frames=config.frames, flow=config.flow)
