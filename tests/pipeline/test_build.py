@@ -245,6 +245,7 @@ def test_the_second_writer_learns_who_the_first_is(streets: Path, tmp_path: Path
     try:
         while not (out / ".lease").exists() or not (out / ".lease").read_text():
             time.sleep(0.02)
+        first.send_signal(signal.SIGSTOP)  # it holds the lease, however slow the second is to start
         second = run("build", streets, out, *SIZE, *CUT, "--quiet")
     finally:
         first.kill()
@@ -326,11 +327,11 @@ def test_a_cluster_gives_the_same_bytes_and_lacking_gpus_are_an_error_in_time(
     build(streets, tmp_path / "set", "--scheduler", cluster, workers=None)
     assert contents(tmp_path / "set") == contents(reference)
     begin = time.monotonic()
-    options = ("--device", "cuda", "--scheduler", cluster, "--worker-timeout-s", "3")
+    options = ("--device", "cuda", "--scheduler", cluster, "--worker-timeout-s", "10")
     done = run("build", streets, tmp_path / "gpu", *SIZE, *options, "--quiet", workers=None)
     assert done.returncode == 1
     assert "none with the resource GPU" in done.stderr
-    assert time.monotonic() - begin < 60
+    assert time.monotonic() - begin < 90
 
 
 def test_no_scheduler_is_an_error_in_time(streets: Path, tmp_path: Path) -> None:
