@@ -57,9 +57,9 @@ test-slow: setup
 quickstart: setup
 	$(PYTHON) -m workflows.cli quickstart
 
-# Figures of the README and of the closing notes, side by side in one run.
+# The machinery's figures, side by side in one run:   make benchmark SOURCE='drive.mp4 --fov-deg 70'
 benchmark: setup
-	$(PYTHON) -m workflows.benchmark
+	$(PYTHON) -m workflows.benchmark $(or $(SOURCE),$(error give SOURCE=, a video or a data set))
 
 clean:
 	rm -rf quickstart build *.egg-info
