@@ -1,0 +1,342 @@
+"""From shard sets to batches: windows of frames, their cameras, and matched instance labels.
+
+    loader = make_loader(config, state=SamplerState(epoch=3, step=120))
+    for batch in loader:          # to the end of epoch 3; again: epoch 4
+        ...                       # loader.state is what to save after this step
+
+Workers ship 8-bit frames, a quarter of the bytes; they become float on the device that `make_loader`
+is given. Batches are the same for any number of workers, started in any way. Conventions:
+pipeline/CONVENTIONS.md; geometry of augmentation: training/augment.py; order: training/sampler.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.errors import ConfigError, InstanceMotionError
+from pipeline.shards.manifest import ClipEntry
+from pipeline.shards.reader import ShardSet, locate
+from training.augment import NUMBERS, Augmentation, AugmentConfig, draw
+from training.batches import Batch, PackedBatch, Sample, collate
+from training.sampler import SampleKey, Sampler, SamplerState, augmentation_numbers
+from training.windows import (
+    SetSummary,
+    Split,
+    WindowTable,
+    choose_clips,
+    find_windows,
+    matched_labels,
+    require_clips,
+    summarise,
+)
+
+_START = SamplerState()
+
+
+@dataclass(frozen=True)
+class ShardSource:
+    """One shard set, one of its masks layers, and its weight among the sets."""
+
+    folder: Path
+    layer: str = "default"
+    weight: float = 1.0
+    """Share of this set in the samples of an epoch, in any unit that all sets share."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < float("inf"):
+            raise ConfigError(f"{self.folder}: weight must be a positive number, got {self.weight}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is trained on, and in which order."""
+
+    shards: tuple[ShardSource, ...] = ()
+    """Shard sets, their masks layers and weights."""
+    frames: int = 3
+    """Frames of a window."""
+    strides: tuple[int, ...] = (1,)
+    """Frame steps within a window. Beyond 1, instances are matched by track."""
+    skip_static: bool = True
+    """Leave out windows in which the camera stands still."""
+    max_instances: int | None = None
+    """Instances kept per pair of frames, largest first; none is all."""
+    min_area: int = 1
+    """Least pixels of an instance in both training frames; smaller ones are left unused."""
+    size: tuple[int, int] | None = None
+    """Width and height of training frames; none is as stored."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    batch_size: int = 4
+    """Samples of a batch on one process."""
+    epoch_size: int | None = None
+    """Samples of an epoch, all processes together; none is as many as there are windows."""
+    include: tuple[str, ...] = ()
+    """Patterns (* ? [abc]) of clips to take; none is all."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of clips to leave out."""
+    held_out: tuple[str, ...] = ()
+    """Patterns of clips kept for validation."""
+    validation_share: float = 0.0
+    """Share of the other clips kept for validation too, by a hash of their names."""
+    validation_size: int | None = None
+    """Windows used for validation, spread evenly; none is all."""
+    workers: int = 2
+    """Processes that read ahead; 0 reads in the training process."""
+    start_method: Literal["fork", "spawn", "forkserver"] = "fork"
+    """How those processes are started."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"frames": 2, "max_instances": 0, "min_area": 1, "batch_size": 1, "epoch_size": 1}
+        for name, low in {**least, "validation_size": 1, "workers": 0, "seed": 0}.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ConfigError(f"{name} must be at least {low}, got {value}")
+        if not self.strides or min(self.strides) < 1 or len(set(self.strides)) != len(self.strides):
+            raise ConfigError(f"strides must be different numbers from 1 on, got {self.strides}")
+        if self.size is not None and min(self.size) < 1:
+            raise ConfigError(f"size must be width and height in pixels, got {self.size}")
+        if not 0 <= self.validation_share < 1:
+            raise ConfigError(f"validation_share must lie in [0, 1), got {self.validation_share}")
+
+
+class WindowDataset(Dataset):
+    """Samples of one or more shard sets by `SampleKey`; files are opened on first use in each process.
+
+    Raises:
+        ConfigError: no set, no clip left, or sets whose training frames differ in size.
+        ShardError: a set is missing or damaged.
+    """
+
+    def __init__(self, config: DataConfig, split: Split = "all") -> None:
+        if not config.shards:
+            raise ConfigError("no shard set to train on; give at least one folder in `shards`")
+        self.config = config
+        self.sets = tuple(ShardSet(source.folder) for source in config.shards)
+        self.size = _common_size(self.sets, config.size)
+        self.windows = tuple(
+            _find(shards, source.layer, config, split)
+            for shards, source in zip(self.sets, config.shards, strict=True)
+        )
+
+    def __len__(self) -> int:
+        return sum(map(len, self.windows))
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        numbers = augmentation_numbers(NUMBERS, self.config.seed, key.epoch, key.position)
+        shards = self.sets[key.set_index]
+        change = draw(self.config.augment, shards.manifest.size, self.size, numbers)
+        return self.load(key.set_index, key.window, change)
+
+    def __getitems__(self, keys: Sequence[SampleKey]) -> PackedBatch | InstanceMotionError:
+        """A whole batch. What the user can mend is returned, not raised: the loader would wrap a
+        worker's exception into pages of traceback."""
+        try:
+            return collate([self[key] for key in keys], self.size, self.config.frames)
+        except InstanceMotionError as error:
+            return error
+
+    def load(self, set_index: int, window: int, change: Augmentation) -> Sample:
+        """One window with a given augmentation."""
+        shards, layer = self.sets[set_index], self.config.shards[set_index].layer
+        clip_index, first, stride = self.windows[set_index][window]
+        clip = shards.manifest.clips[clip_index]
+        frames = [first + stride * step for step in range(self.config.frames)]
+        stored = [shards.labels(layer, clip, frame) for frame in frames]
+        placed = [change.labels(each) for each in stored] if change.moves_pixels else stored
+        labels = np.empty((len(frames) - 1, 2, *self.size[::-1]), np.int16)
+        classes = []
+        for pair, later in enumerate(frames[1:]):
+            matches = matched_labels(shards, layer, clip, later, stride)
+            slots = _slots(matches, placed[pair : pair + 2], self.config)
+            for side in (0, 1):
+                _relabel(placed[pair + side], slots[:, side], out=labels[pair, side])
+            class_index = shards.instances(layer, clip, later).class_index
+            classes.append(class_index[slots[:, 1] - 1].astype(np.int64))
+        times = np.array([_time_s(shards, clip, frame) for frame in frames])
+        return Sample(
+            images=np.stack([change.image(shards.image(clip, frame)) for frame in frames]),
+            K=change.intrinsics(clip.intrinsics),
+            labels=labels,
+            classes=tuple(classes),
+            dt_s=np.diff(times),
+            name=f"{shards.folder.name}/{clip.name}:{first}",
+        )
+
+    def describe(self) -> tuple[SetSummary, ...]:
+        """What each set holds, for the training log."""
+        return tuple(
+            summarise(shards, source.layer, table, self.config.frames)
+            for shards, source, table in zip(self.sets, self.config.shards, self.windows, strict=True)
+        )
+
+
+class Loader:
+    """Batches of one process, from `state` on; each iteration runs to the end of an epoch.
+
+    `state` names the next batch that a loop will get, whatever workers have read ahead: saved after
+    a step and given to `make_loader`, it goes on exactly there.
+    """
+
+    def __init__(
+        self, dataset: WindowDataset, sampler: Sampler, state: SamplerState, device: torch.device
+    ) -> None:
+        self.dataset, self.sampler, self.state, self.device = dataset, sampler, state, device
+        config = dataset.config
+        self._remaining = _Remaining(sampler, state)
+        self._batches: DataLoader = DataLoader(
+            dataset,
+            batch_sampler=self._remaining,  # of keys, which need not be numbers
+            collate_fn=_as_it_is,
+            num_workers=config.workers,
+            worker_init_fn=_start_worker,
+            multiprocessing_context=config.start_method if config.workers else None,
+            persistent_workers=config.workers > 0,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # it draws numbers; the global stream is the training's
+        )
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return self.sampler.steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._remaining.state = self.state
+        for item in self._batches:
+            if isinstance(item, InstanceMotionError):
+                raise item
+            self.state = self.sampler.after(self.state)
+            yield item.unpack(self.device)
+
+
+def make_loader(
+    config: DataConfig,
+    *,
+    split: Split = "train",
+    state: SamplerState = _START,
+    rank: int = 0,
+    world: int = 1,
+    device: torch.device | str = "cpu",
+) -> Loader:
+    """Batches on `device`, in an order that (config.seed, state) determine.
+
+    `validation` gives its windows in stored order, without augmentation, the last batch perhaps
+    smaller. With `world` processes, process `rank` gets rows rank::world of each batch of
+    batch_size * world samples that one process would get.
+
+    Raises:
+        ConfigError: a setting that the data do not admit.
+        ShardError: here or while iterating: a set is missing or damaged.
+    """
+    trains = split != "validation"
+    if not trains:
+        config = replace(config, augment=AugmentConfig.none(), epoch_size=config.validation_size)
+    dataset = WindowDataset(config, split)
+    sampler = Sampler(
+        windows=tuple(map(len, dataset.windows)),
+        weights=tuple(source.weight for source in config.shards),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        epoch_size=config.epoch_size,
+        shuffle=trains,
+        drop_last=trains,
+        rank=rank,
+        world=world,
+    )
+    return Loader(dataset, sampler, state, torch.device(device))
+
+
+def _slots(matches: np.ndarray, maps: Sequence[np.ndarray], config: DataConfig) -> np.ndarray:
+    """(M, 2) labels of the instances that get slots 1..M, largest first.
+
+    What the crop has left of an instance must be min_area pixels in both frames; its area is the
+    smaller of the two, because that is what both frames show.
+    """
+    if not len(matches):
+        return matches
+    areas = np.stack([_areas(labels)[matches[:, side]] for side, labels in enumerate(maps)]).min(axis=0)
+    order = np.argsort(-areas, kind="stable")
+    order = order[areas[order] >= config.min_area][: config.max_instances]
+    return matches[order]
+
+
+def _areas(labels: np.ndarray) -> np.ndarray:
+    """Pixels of every label that its type can hold: (256,) or (65536,) int64."""
+    values = 256**labels.dtype.itemsize
+    return cv2.calcHist([labels], [0], None, [values], [0, values]).ravel().astype(np.int64)
+
+
+def _relabel(labels: np.ndarray, slots: np.ndarray, out: np.ndarray) -> None:
+    """Stored labels to slot numbers; instances without a slot become -1."""
+    table = np.full(256**labels.dtype.itemsize, -1, np.int16)
+    table[0] = 0
+    table[slots] = np.arange(1, len(slots) + 1)
+    np.take(table, labels, out=out, mode="clip")  # a label cannot be out of range; "raise" would copy
+
+
+def _find(shards: ShardSet, layer: str, config: DataConfig, split: Split) -> WindowTable:
+    shards.masks_entry(layer)  # say at once that a layer is not there
+    chosen = choose_clips(
+        (clip.name for clip in shards.manifest.clips),
+        include=config.include,
+        exclude=config.exclude,
+        held_out=config.held_out,
+        validation_share=config.validation_share,
+        split=split,
+    )
+    require_clips(str(shards.folder), chosen, split)
+    with shards:  # workers open their own
+        return find_windows(
+            shards,
+            chosen,
+            frames=config.frames,
+            strides=config.strides,
+            skip_static=config.skip_static,
+        )
+
+
+def _common_size(sets: Sequence[ShardSet], size: tuple[int, int] | None) -> tuple[int, int]:
+    """(width, height) of training frames, which all sets must share."""
+    first = sets[0]
+    for other in sets[1:]:
+        if size is None and other.manifest.size != first.manifest.size:
+            (w0, h0), (w1, h1) = first.manifest.size, other.manifest.size
+            raise ConfigError(
+                f"{first.folder} holds frames of {w0}x{h0} and {other.folder} of {w1}x{h1}; "
+                "give `size`, to which both are brought"
+            )
+    return size or first.manifest.size
+
+
+def _time_s(shards: ShardSet, clip: ClipEntry, frame: int) -> float:
+    index, row = locate(clip, frame)
+    return float(shards.frames_file(index).timestamps_s[row])
+
+
+class _Remaining:
+    """The loader's remaining batches of keys; `state` is moved on between epochs."""
+
+    def __init__(self, sampler: Sampler, state: SamplerState) -> None:
+        self.sampler, self.state = sampler, state
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        return self.sampler.batches(self.state)
+
+    def __len__(self) -> int:
+        return self.sampler.steps - self.state.step
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # a pool of threads does not survive a fork, and workers share the cores
