@@ -25,7 +25,7 @@ from pipeline.errors import ConfigError, InstanceMotionError
 from pipeline.shards.manifest import ClipEntry
 from pipeline.shards.reader import ShardSet, locate
 from training.augment import NUMBERS, Augmentation, AugmentConfig, draw
-from training.batches import Batch, PackedBatch, Sample, collate
+from training.batches import Batch, PackedBatch, Sample, StoredWindow, assemble, collate
 from training.sampler import SampleKey, Sampler, SamplerState, augmentation_numbers
 from training.windows import (
     SetSummary,
@@ -131,10 +131,18 @@ class WindowDataset(Dataset):
         return sum(map(len, self.windows))
 
     def __getitem__(self, key: SampleKey) -> Sample:
+        return assemble(
+            self.read(key.set_index, key.window),
+            self.augmentation(key),
+            min_area=self.config.min_area,
+            max_instances=self.config.max_instances,
+        )
+
+    def augmentation(self, key: SampleKey) -> Augmentation:
+        """What happens to a sample: the same, whichever process asks."""
         numbers = augmentation_numbers(NUMBERS, self.config.seed, key.epoch, key.position)
-        shards = self.sets[key.set_index]
-        change = draw(self.config.augment, shards.manifest.size, self.size, numbers)
-        return self.load(key.set_index, key.window, change)
+        stored = self.sets[key.set_index].manifest.size
+        return draw(self.config.augment, stored, self.size, numbers)
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> PackedBatch | InstanceMotionError:
         """A whole batch. What the user can mend is returned, not raised: the loader would wrap a
@@ -144,30 +152,19 @@ class WindowDataset(Dataset):
         except InstanceMotionError as error:
             return error
 
-    def load(self, set_index: int, window: int, change: Augmentation) -> Sample:
-        """One window with a given augmentation."""
+    def read(self, set_index: int, window: int) -> StoredWindow:
+        """One window as it is stored."""
         shards, layer = self.sets[set_index], self.config.shards[set_index].layer
         clip_index, first, stride = self.windows[set_index][window]
         clip = shards.manifest.clips[clip_index]
         frames = [first + stride * step for step in range(self.config.frames)]
-        stored = [shards.labels(layer, clip, frame) for frame in frames]
-        placed = [change.labels(each) for each in stored] if change.moves_pixels else stored
-        labels = np.empty((len(frames) - 1, 2, *self.size[::-1]), np.int16)
-        classes = []
-        for pair, later in enumerate(frames[1:]):
-            matches = matched_labels(shards, layer, clip, later, stride)
-            slots = _slots(matches, placed[pair : pair + 2], self.config)
-            for side in (0, 1):
-                _relabel(placed[pair + side], slots[:, side], out=labels[pair, side])
-            class_index = shards.instances(layer, clip, later).class_index
-            classes.append(class_index[slots[:, 1] - 1].astype(np.int64))
-        times = np.array([_time_s(shards, clip, frame) for frame in frames])
-        return Sample(
-            images=np.stack([change.image(shards.image(clip, frame)) for frame in frames]),
-            K=change.intrinsics(clip.intrinsics),
-            labels=labels,
-            classes=tuple(classes),
-            dt_s=np.diff(times),
+        return StoredWindow(
+            images=[shards.image(clip, frame) for frame in frames],
+            labels=[shards.labels(layer, clip, frame) for frame in frames],
+            matches=[matched_labels(shards, layer, clip, frame, stride) for frame in frames[1:]],
+            classes=[shards.instances(layer, clip, frame).class_index for frame in frames],
+            times_s=np.array([_time_s(shards, clip, frame) for frame in frames]),
+            K=clip.intrinsics,
             name=f"{shards.folder.name}/{clip.name}:{first}",
         )
 
@@ -252,34 +249,6 @@ def make_loader(
         world=world,
     )
     return Loader(dataset, sampler, state, torch.device(device))
-
-
-def _slots(matches: np.ndarray, maps: Sequence[np.ndarray], config: DataConfig) -> np.ndarray:
-    """(M, 2) labels of the instances that get slots 1..M, largest first.
-
-    What the crop has left of an instance must be min_area pixels in both frames; its area is the
-    smaller of the two, because that is what both frames show.
-    """
-    if not len(matches):
-        return matches
-    areas = np.stack([_areas(labels)[matches[:, side]] for side, labels in enumerate(maps)]).min(axis=0)
-    order = np.argsort(-areas, kind="stable")
-    order = order[areas[order] >= config.min_area][: config.max_instances]
-    return matches[order]
-
-
-def _areas(labels: np.ndarray) -> np.ndarray:
-    """Pixels of every label that its type can hold: (256,) or (65536,) int64."""
-    values = 256**labels.dtype.itemsize
-    return cv2.calcHist([labels], [0], None, [values], [0, values]).ravel().astype(np.int64)
-
-
-def _relabel(labels: np.ndarray, slots: np.ndarray, out: np.ndarray) -> None:
-    """Stored labels to slot numbers; instances without a slot become -1."""
-    table = np.full(256**labels.dtype.itemsize, -1, np.int16)
-    table[0] = 0
-    table[slots] = np.arange(1, len(slots) + 1)
-    np.take(table, labels, out=out, mode="clip")  # a label cannot be out of range; "raise" would copy
 
 
 def _find(shards: ShardSet, layer: str, config: DataConfig, split: Split) -> WindowTable:
