@@ -27,3 +27,7 @@ class DetectorError(InstanceMotionError, ValueError):
 
 class BuildError(InstanceMotionError, RuntimeError):
     """A build cannot start or go on: lease held, resource missing, plan changed."""
+
+
+class TrainingError(InstanceMotionError, RuntimeError):
+    """A training cannot start or go on: run folder, checkpoint, or losses that are not numbers."""

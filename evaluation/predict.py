@@ -1,0 +1,190 @@
+"""From a checkpoint and a shard set to predictions: the one module where evaluation meets networks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from evaluation.predictions import (
+    ClipPrediction,
+    ObjectMotions,
+    PredictionIndex,
+    write_clip,
+    write_index,
+)
+from pipeline.errors import ConfigError
+from pipeline.shards.manifest import ClipEntry
+from pipeline.shards.reader import ShardSet
+from training.augment import AugmentConfig
+from training.checkpoint import checkpoint_in, load, restore_networks
+from training.data import DataConfig, PackedBatch, ShardSource, WindowDataset, collate
+from training.motion import MotionConfig, find_motions
+from training.networks.build import Networks
+from training.pairs import direct
+from training.sampler import SampleKey
+from training.world import choose_device
+
+CHUNK = 8
+"""Frames that the networks see at once."""
+
+
+def predict(
+    run: Path,
+    shards: Path,
+    out: Path,
+    layer: str = "default",
+    device: str = "auto",
+    include: tuple[str, ...] = (),
+    depth_type: str = "float16",
+    quiet: bool = False,
+) -> PredictionIndex:
+    """Predict depth, camera motion and object motions of every frame of a shard set.
+
+    Args:
+        run:     a run's folder (its best checkpoint, else its last) or a checkpoint.
+        out:     folder of the predictions; clips that it holds already are predicted again.
+        layer:   masks layer whose matched instances get a motion.
+        include: patterns of clip names to take; none is all.
+
+    Raises:
+        TrainingError, ShardError, ConfigError: what is missing or does not fit.
+    """
+    path = checkpoint_in(run)
+    checkpoint = load(path)
+    networks = restore_networks(checkpoint, choose_device(device))
+    with ShardSet(shards) as opened:
+        index = PredictionIndex(
+            checkpoint=hashlib.sha256(path.read_bytes()).hexdigest(),
+            size=opened.manifest.size,
+            depth_type=depth_type,  # type: ignore[arg-type]  # the index checks it
+            clips=(),
+        )
+    motion = checkpoint.config.objective.motion
+    names = []
+    clips = predict_clips(networks, motion, shards, layer=layer, include=include, quiet=quiet)
+    for clip in clips:
+        write_clip(out, clip, index)
+        names.append(clip.name)
+    index = replace(index, clips=tuple(names))
+    write_index(out, index)
+    return index
+
+
+def predict_clips(
+    networks: Networks,
+    motion: MotionConfig,
+    shards: Path,
+    layer: str = "default",
+    include: tuple[str, ...] = (),
+    quiet: bool = True,
+) -> Iterator[ClipPrediction]:
+    """The predictions, clip by clip, without writing them.
+
+    Args:
+        networks: in evaluation mode, on the device to use.
+        motion:   how the object network was trained to look.
+    """
+    config = DataConfig(
+        shards=(ShardSource(shards, layer),),
+        frames=2,
+        skip_static=False,
+        augment=AugmentConfig.none(),
+        include=include,
+        workers=0,
+    )
+    opened = ShardSet(shards)
+    if not any(clip.frames > 1 for clip in opened.manifest.clips):
+        raise ConfigError(f"{shards}: no clip has two frames; motion needs a pair")
+    dataset = WindowDataset(config)
+    rows: dict[int, dict[int, int]] = {}
+    for number in range(len(dataset.windows[0])):
+        clip_index, first, _ = dataset.windows[0][number]
+        rows.setdefault(clip_index, {})[first] = number
+    total = sum(opened.manifest.clips[index].frames for index in rows)
+    with tqdm(total=total, unit="frame", desc="predict", disable=quiet) as bar:
+        for clip_index, windows in rows.items():
+            clip = opened.manifest.clips[clip_index]
+            yield _predict_clip(networks, motion, dataset, opened, layer, clip, windows, bar)
+
+
+@torch.no_grad()
+def _predict_clip(
+    networks: Networks,
+    motion: MotionConfig,
+    dataset: WindowDataset,
+    shards: ShardSet,
+    layer: str,
+    clip: ClipEntry,
+    windows: dict[int, int],
+    bar: tqdm,
+) -> ClipPrediction:
+    """All frames of a clip; neighbouring pairs share their depths."""
+    device = networks.log_height.device
+    disparities: list[np.ndarray] = []
+    cameras: list[np.ndarray] = []
+    objects: list[dict[str, np.ndarray]] = []
+    labels = [shards.labels(layer, clip, frame) for frame in range(clip.frames)]
+    for begin in range(0, clip.frames - 1, CHUNK):
+        frames = range(begin, min(begin + CHUNK, clip.frames - 1))
+        batch = _batch(dataset, [windows[frame] for frame in frames]).unpack(device)
+        images = torch.cat([batch.images[:, 0], batch.images[-1:, 1]])
+        disparity = networks.depth(images)[0].float()
+        depth = torch.stack([1 / disparity[:-1], 1 / disparity[1:]], 1)
+        pairs = direct(batch, depth)
+        motions = find_motions(networks.ego, networks.objects, pairs, motion)
+        count = len(frames)
+        found = motions.instances
+        chosen = found.pair < count  # earlier frame as target: motion forward in time
+        instance = torch.nonzero(chosen)[:, 0]
+        frame = begin + found.pair[instance].cpu().numpy()
+        slot = found.slot[instance].cpu().numpy()
+        slots = batch.labels[:, 0].cpu().numpy()
+        here = [_stored(labels, begin, slots[:, 0], f, s) for f, s in zip(frame, slot, strict=True)]
+        after = [_stored(labels, begin + 1, slots[:, 1], f + 1, s) for f, s in zip(frame, slot, strict=True)]
+        tracks = [
+            shards.instances(layer, clip, int(f)).track[label - 1]
+            for f, label in zip(frame, here, strict=True)
+        ]
+        objects.append(
+            {
+                "frame": frame.astype(np.int32),
+                "slot": slot.astype(np.int32),
+                "label": np.array(here, np.uint16),
+                "next_label": np.array(after, np.uint16),
+                "track": np.array(tracks, np.uint32),
+                "class_index": found.class_index[instance].cpu().numpy().astype(np.uint8),
+                "motion": motions.objects[instance].double().cpu().numpy(),
+                "centre": motions.centre[instance].double().cpu().numpy(),
+            }
+        )
+        cameras.append(motions.camera[:count].double().cpu().numpy())
+        last = begin + count == clip.frames - 1
+        disparities.append(disparity[: count + last, 0].cpu().numpy())
+        bar.update(count + last)
+    return ClipPrediction(
+        name=clip.name,
+        inverse_depth=np.concatenate(disparities),
+        labels=np.stack(labels),
+        later_T_earlier=np.concatenate(cameras),
+        objects=ObjectMotions(
+            **{name: np.concatenate([each[name] for each in objects]) for name in objects[0]}
+        ),
+        K=clip.intrinsics,
+        timestamps_s=shards.timestamps_s(clip),
+    )
+
+
+def _batch(dataset: WindowDataset, windows: list[int]) -> PackedBatch:
+    samples = [dataset[SampleKey(0, 0, 0, window)] for window in windows]
+    return collate(samples, dataset.size, dataset.config.frames)
+
+
+def _stored(labels: list[np.ndarray], first: int, slots: np.ndarray, frame: int, slot: int) -> int:
+    """The stored label of a frame's pixels that are in a slot."""
+    return int(labels[frame][slots[frame - first] == slot][0])

@@ -1,0 +1,394 @@
+"""The training loop, top to bottom.
+
+A run is a folder:
+
+    config.yaml             the resolved configuration
+    last.pt, best.pt        checkpoints: the newest, and the best on held-out clips
+    metrics.jsonl           one line per logged step and per validation
+    tensorboard/            the same as curves, and pictures
+    bad/                    batches whose loss was not a number
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from pipeline.configuration import to_dict
+from pipeline.errors import ConfigError, TrainingError
+from training import checkpoint as checkpoints
+from training.anchors import initial_log_heights
+from training.checkpoint import Checkpoint, Progress
+from training.config import OptimiserConfig, TrainConfig
+from training.data import Batch, Loader, make_loader
+from training.networks.build import Networks, make_networks
+from training.objective import ObjectiveConfig, Step, training_step
+from training.record import Record
+from training.sampler import SamplerState
+from training.world import World, join_world
+
+
+def train(
+    config: TrainConfig,
+    out: Path,
+    resume: bool = False,
+    quiet: bool = False,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Train, or go on training, until `config.steps` updates are done.
+
+    Ctrl-C finishes the step in hand, writes last.pt and raises KeyboardInterrupt; `resume`
+    then goes on exactly there: on the CPU bit for bit as if nothing had happened.
+
+    Args:
+        out:    folder of the run.
+        resume: go on with the run that is there.
+        say:    called with one line of news at a time.
+
+    Returns:
+        The checkpoint to predict with.
+
+    Raises:
+        ConfigError:   settings that do not fit each other, the data or the machine.
+        ShardError:    data that are missing or damaged.
+        TrainingError: `out` holds a run and `resume` is not set, or the other way round; a
+            checkpoint that does not fit; losses that keep being no numbers.
+    """
+    with join_world(config.device) as world, _stop_on_signal() as stop:
+        found = _find_run(out, resume)
+        return _Training(config, out, world, found, quiet, say).run(stop)
+
+
+class Model(nn.Module):
+    """Networks and objective as one module, so that a data-parallel wrapper sees one call."""
+
+    def __init__(self, networks: Networks, objective: ObjectiveConfig) -> None:
+        super().__init__()
+        self.networks, self.objective = networks, objective
+
+    def forward(self, batch: Batch, step: int) -> Step:
+        return training_step(self.networks, batch, self.objective, step)
+
+
+class _Training:
+    """Everything that changes while a run goes on."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        out: Path,
+        world: World,
+        found: Checkpoint | None,
+        quiet: bool,
+        say: Callable[[str], None],
+    ) -> None:
+        self.config, self.out, self.world = config, out, world
+        self.quiet, self.say = quiet or not world.leads, say if world.leads else lambda line: None
+        if found is not None:
+            _require_same(found.config, config)
+        torch.manual_seed(config.training_seed)
+        self.progress = found.progress if found else Progress()
+        self.loader = self._make_loader()
+        self.held_out = self._make_held_out()
+        self.networks = self._make_networks(found)
+        self.model = self._make_model()
+        self.average = (
+            AveragedModel(
+                self.networks, multi_avg_fn=get_ema_multi_avg_fn(config.optimise.ema), use_buffers=True
+            )
+            if config.optimise.ema
+            else None
+        )
+        self.optimiser = make_optimiser(self.networks, config.optimise)
+        if found is not None:
+            self.optimiser.load_state_dict(found.optimiser)
+            if self.average is not None and found.averaged is not None:
+                self.average.module.load_state_dict(found.averaged)
+                self.average.n_averaged.fill_(1)
+            checkpoints.set_random_states(found.random)
+        self.record = Record(out, world.leads, first_step=self.progress.step)
+
+    def run(self, stop: Callable[[], bool]) -> Path:
+        config, world = self.config, self.world
+        if world.leads:
+            self.record.configuration(to_dict(config))
+        self._introduce()
+        bar = tqdm(
+            total=config.steps, initial=self.progress.step, unit="step", disable=self.quiet, desc="train"
+        )
+        batches = self._batches()
+        try:
+            while self.progress.step < config.steps:
+                step = self.progress.step
+                if step == config.objective.instances_from and config.objective.instances:
+                    self._measure_heights()
+                outcome = self._update(next(batches), step)
+                self._log(outcome, step, bar)
+                bar.update()
+                done = self.progress.step
+                if self.held_out is not None and (done % config.validate_every == 0 or done == config.steps):
+                    self._validate()
+                stopping = world.any(stop())
+                if done % config.checkpoint_every == 0 or done == config.steps or stopping:
+                    self._save("last.pt")
+                if stopping and done < config.steps:
+                    raise KeyboardInterrupt(
+                        f"stopped after step {done}; the same command with --resume goes on from there"
+                    )
+        finally:
+            bar.close()
+            self.record.close()
+        return checkpoints.checkpoint_in(self.out) if world.leads else self.out / "last.pt"
+
+    def _update(self, batch: Batch, step: int) -> Step:
+        """One update of the weights, or none where the loss is not a number."""
+        config = self.config.optimise
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["initial_lr"] * config.rate_at(step, self.config.steps)
+        self.model.train()
+        outcome: Step = self.model(batch, step)
+        self.optimiser.zero_grad(set_to_none=True)
+        # Also where the loss is bad: data-parallel processes must all arrive here.
+        outcome.total.backward()
+        norm = nn.utils.clip_grad_norm_(
+            self.networks.parameters(), math.inf if config.clip_norm is None else config.clip_norm
+        )
+        bad = self.world.any(not bool(torch.isfinite(outcome.total) & torch.isfinite(norm)))
+        in_a_row = self.progress.bad_in_a_row + 1 if bad else 0
+        if bad:
+            self._refuse(batch, outcome, step, in_a_row)
+        else:
+            self.optimiser.step()
+            if self.average is not None:
+                self.average.update_parameters(self.networks)
+        self.progress = dataclasses.replace(
+            self.progress,
+            step=step + 1,
+            epoch=self.loader.state.epoch,
+            epoch_step=self.loader.state.step,
+            bad_in_a_row=in_a_row,
+        )
+        return outcome
+
+    def _refuse(self, batch: Batch, outcome: Step, step: int, in_a_row: int) -> None:
+        """A loss or gradient that is not a number: say which, keep the batch, stop if it goes on.
+
+        Raises:
+            TrainingError: it has happened `bad_steps` times in a row.
+        """
+        bad = [name for name, value in outcome.terms.items() if not bool(torch.isfinite(value))]
+        culprit = f"term {bad[0]}" if bad else "the gradient"
+        path = self.record.keep_batch(batch, step, self.world.rank)
+        self.say(f"step {step}: {culprit} is not a number; no update; batch kept in {path}")
+        if in_a_row >= self.config.bad_steps:
+            raise TrainingError(
+                f"{culprit} was not a number {in_a_row} steps in a row, up to step {step}; "
+                f"look at {path}, lower the rate, or resume from last.pt with other settings"
+            )
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        """Mean terms over the held-out windows; the best weights so far are kept."""
+        assert self.held_out is not None
+        networks = self.average.module if self.average is not None else self.networks
+        networks.eval()
+        sums: dict[str, Tensor] = {}
+        weight = torch.zeros((), device=self.world.device)
+        self.held_out.state = SamplerState()
+        for batch in self.held_out:
+            if not len(batch):
+                continue
+            outcome = training_step(networks, batch, self.config.objective, self.progress.step)
+            for name, value in {"total": outcome.total, **outcome.terms}.items():
+                sums[name] = sums.get(name, 0) + value * len(batch)
+            weight += len(batch)
+        networks.train()
+        weight = self.world.mean(weight)
+        means = {name: float(self.world.mean(value) / weight) for name, value in sums.items()}
+        self.record.scalars("validation", means, self.progress.step)
+        # Terms of anchors come and go with the curriculum; what is compared must not.
+        loss = means["photometric"]
+        best = self.progress.best_loss
+        if math.isfinite(loss) and (best is None or loss < best):
+            self.progress = dataclasses.replace(self.progress, best_loss=loss)
+            self._save("best.pt")
+
+    def _log(self, outcome: Step, step: int, bar: tqdm) -> None:
+        config = self.config
+        if step % config.log_every == 0:
+            terms = {"total": outcome.total, **outcome.terms}
+            means = dict(
+                zip(terms, self.world.mean(torch.stack(list(terms.values())).detach()).tolist(), strict=True)
+            )
+            rate = self.optimiser.param_groups[0]["lr"]
+            self.record.scalars("train", {**means, "rate": rate}, step)
+            bar.set_postfix_str(f"loss {means['total']:.4f}, photometric {means['photometric']:.4f}")
+        if config.picture_every and step % config.picture_every == 0:
+            self.record.pictures(outcome, step)
+
+    def _save(self, name: str) -> None:
+        if self.world.leads:
+            average = self.average.module.state_dict() if self.average is not None else None
+            content = Checkpoint(
+                config=self.config,
+                networks=self.networks.state_dict(),
+                averaged=average,
+                optimiser=self.optimiser.state_dict(),
+                progress=self.progress,
+                random=checkpoints.random_states(),
+            )
+            checkpoints.save(self.out / name, content)
+        self.world.wait()
+
+    def _batches(self) -> Iterator[Batch]:
+        """Batches without end, epoch after epoch."""
+        while True:
+            yield from self.loader
+
+    def _measure_heights(self) -> None:
+        """Begin the classes' heights where the depth that has been learned so far puts them."""
+        probe = make_loader(
+            dataclasses.replace(self.config.data, workers=0),
+            state=SamplerState(),
+            device=self.world.device,
+        )
+        heights = initial_log_heights(self.networks, probe)
+        with torch.no_grad():
+            self.networks.log_height.copy_(heights)
+
+    def _make_loader(self) -> Loader:
+        return make_loader(
+            self.config.data,
+            state=SamplerState(self.progress.epoch, self.progress.epoch_step),
+            rank=self.world.rank,
+            world=self.world.size,
+            device=self.world.device,
+        )
+
+    def _make_held_out(self) -> Loader | None:
+        data = self.config.data
+        if not data.held_out and not data.validation_share:
+            return None
+        return make_loader(
+            dataclasses.replace(data, workers=0),
+            split="validation",
+            rank=self.world.rank,
+            world=self.world.size,
+            device=self.world.device,
+        )
+
+    def _make_networks(self, found: Checkpoint | None) -> Networks:
+        config, motion = self.config, self.config.objective.motion
+        source = found
+        if source is None and config.init_from is not None:
+            source = checkpoints.load(checkpoints.checkpoint_in(config.init_from))
+        chosen = config.networks if source is None else config.networks.without_downloads()
+        networks = make_networks(chosen, motion.object_input, motion.crop_px)
+        if source is not None:
+            weights = source.networks if found is not None else source.weights
+            checkpoints.fill(networks, weights, str(config.init_from or self.out / "last.pt"))
+            if found is None:
+                self.say(f"weights from {config.init_from}")
+        else:
+            for line in networks.starts_from():
+                self.say(line)
+        return networks.to(self.world.device)
+
+    def _make_model(self) -> nn.Module:
+        config, world = self.config, self.world
+        if world.size > 1 and world.device.type == "cuda" and config.sync_batch_norm:
+            self.networks = nn.SyncBatchNorm.convert_sync_batchnorm(self.networks)
+        for network in (self.networks.depth, self.networks.ego, self.networks.objects):
+            if config.amp:
+                cast = torch.autocast(world.device.type, dtype=torch.bfloat16)
+                network.forward = cast(network.forward)  # type: ignore[method-assign]
+            if config.compile:
+                network.compile()
+        model = Model(self.networks, config.objective)
+        if world.size == 1:
+            return model
+        # Before the curriculum reaches the instances, and in batches without any, some weights rest.
+        return DistributedDataParallel(model, find_unused_parameters=True)
+
+    def _introduce(self) -> None:
+        for line in self.loader.dataset.describe():
+            self.say(str(line))
+        count = sum(weights.numel() for weights in self.networks.parameters())
+        where = f"{self.world.size} x {self.world.device}" if self.world.size > 1 else str(self.world.device)
+        self.say(f"{count / 1e6:.1f} M weights on {where}; steps {self.progress.step} to {self.config.steps}")
+
+
+def make_optimiser(networks: Networks, config: OptimiserConfig) -> torch.optim.Optimizer:
+    """The optimiser; object motion and heights have their own rate."""
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimiser]
+    groups = [
+        {"params": [*networks.depth.parameters(), *networks.ego.parameters()], "lr": config.rate},
+        {
+            "params": [*networks.objects.parameters(), networks.log_height],
+            "lr": config.rate * config.object_rate,
+        },
+    ]
+    for group in groups:
+        group["initial_lr"] = group["lr"]
+    return kind(groups, betas=config.betas, weight_decay=config.weight_decay)
+
+
+def _find_run(out: Path, resume: bool) -> Checkpoint | None:
+    last = out / "last.pt"
+    if resume:
+        if not last.is_file():
+            raise TrainingError(f"{last} does not exist, so there is nothing to resume; leave --resume out")
+        return checkpoints.load(last)
+    if last.is_file():
+        raise TrainingError(f"{out} holds a run already; --resume goes on with it, or choose another folder")
+    return None
+
+
+def _require_same(found: TrainConfig, asked: TrainConfig) -> None:
+    """Settings that a resumed run may not change: those that say what is learned from what."""
+    free = {"steps", "device", "init_from", "compile", "checkpoint_every", "validate_every"}
+    free |= {"picture_every", "log_every", "bad_steps"}
+    before, now = to_dict(found), to_dict(asked)
+    for settings in (before, now):
+        for name in free:
+            settings.pop(name)
+        settings["data"].pop("workers")
+        settings["data"].pop("start_method")
+    changed = [name for name in before if before[name] != now[name]]
+    if changed:
+        raise ConfigError(
+            f"settings of {changed[0]!r} differ from those of the run to resume; "
+            "use the same, or start a new run with init_from"
+        )
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM ask for a stop after the step in hand; a second Ctrl-C stops at once."""
+    asked = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked = True
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: the caller's handlers stay
+        before = {}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,242 @@
+"""Camera motion and object motion: from images, depths and masks to one motion per region.
+
+    b_T_a     camera motion, later frame from earlier, from background pixels alone
+    O_k       motion of instance k from time t to time s, seen from the target camera
+    s_T_t^k   = s_T_t @ O_k, composite motion of region k;  region 0, background, has s_T_t
+
+Objects are looked at after the camera's own motion has been taken out: the source, forward
+warped into the target view with its own depth (the *intermediate frame*), beside the target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ConfigError
+from training import losses
+from training.geometry import se3
+from training.geometry.sampling import sample
+from training.geometry.warp import ForwardWarp, forward_warp, inverse_warp
+from training.instances import (
+    Instances,
+    about_centre,
+    boxes_of,
+    centres,
+    crop,
+    list_instances,
+    square_windows,
+)
+from training.pairs import Pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionConfig:
+    """How objects are looked at, and what their motion may be."""
+
+    object_warp: Literal["none", "inverse", "forward"] = "forward"
+    """What takes the camera's motion out of the source before an object is looked at: forward
+    warping with the source's geometry (the paper), inverse warping with the target's
+    (struct2depth), or none: objects move with the camera."""
+    alpha: int = 3
+    """Depth is upsampled so many times before forward warping, against holes."""
+    detach_intermediate: bool = False
+    """No gradient flows through the intermediate frame into depth and camera motion."""
+    object_input: Literal["crop", "frame"] = "crop"
+    """The object network sees a window around the instance, or the whole masked frame (the paper)."""
+    crop_px: int = 64
+    """Side of the crops, pixels."""
+    crop_margin: float = 1.25
+    """Side of a window relative to the longer side of the object's box in both frames."""
+    crop_least_px: float = 12.0
+    """Smallest window, pixels of the frame."""
+    refinements: int = 1
+    """How often an estimate is looked at again, through an inverse warp with it, and corrected."""
+    object_rotation: bool = True
+    """Objects may turn (6-DoF); else they only shift."""
+    static_gate: bool = False
+    """Objects that the camera's motion explains as well do not move."""
+    detach_centre: bool = True
+    """No gradient from an object's motion into the depth of its centre."""
+
+    def __post_init__(self) -> None:
+        if self.alpha < 1:
+            raise ConfigError(f"alpha must be 1 or more, got {self.alpha}")
+        if self.crop_px < 32 or self.crop_px % 16:
+            raise ConfigError(f"crop_px must be a multiple of 16 from 32 on, got {self.crop_px}")
+        if self.crop_margin < 1 or self.crop_least_px < 2:
+            raise ConfigError(
+                f"crop_margin must be 1 or more and crop_least_px 2 or more, got {self.crop_margin}, {self.crop_least_px}"
+            )
+        if not 0 <= self.refinements <= 8:
+            raise ConfigError(f"refinements must lie in 0..8, got {self.refinements}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Motions:
+    """Motions of N directed pairs and of their I instances.
+
+    camera: (N, 4, 4) s_T_t;  regions: (N, R, 4, 4) composite motions;  objects: (I, 4, 4) O_k
+    instances: where they are;  centre: (I, 3) about which they turn, target camera
+    intermediate: what the object network was shown, None where it was not asked
+    """
+
+    camera: Tensor
+    regions: Tensor
+    objects: Tensor
+    centre: Tensor
+    instances: Instances
+    intermediate: ForwardWarp | None
+
+
+def camera_motion(ego: nn.Module, pairs: Pairs) -> Tensor:
+    """(N, 4, 4) s_T_t, from pixels that are background in both frames.
+
+    The network always sees (earlier, later); the other direction is the inverse. Fed in both
+    orders it has a symmetric saddle that training does not leave.
+    """
+    half = len(pairs) // 2
+    background = ((pairs.labels_t[:half] == 0) & (pairs.labels_s[:half] == 0))[:, None]
+    answer = ego(pairs.I_t[:half] * background, pairs.I_s[:half] * background).float()
+    b_T_a = se3.from_euler(answer[:, :3], answer[:, 3:])
+    return torch.cat([b_T_a, se3.inverse(b_T_a)])
+
+
+def find_motions(ego: nn.Module, objects: nn.Module, pairs: Pairs, config: MotionConfig) -> Motions:
+    """Motion of every region: the camera's, and on an instance the object's own as well."""
+    camera = camera_motion(ego, pairs)
+    instances = list_instances(pairs.labels_t, pairs.classes)
+    centre = centres(pairs.D_t, pairs.K, instances)
+    if config.detach_centre:
+        centre = centre.detach()
+    if config.object_warp == "none" or not len(instances):
+        still = torch.eye(4, device=camera.device).repeat(len(instances), 1, 1)
+        regions = camera[:, None].expand(-1, pairs.region_count, -1, -1)
+        return Motions(
+            camera=camera,
+            regions=regions,
+            objects=still,
+            centre=centre,
+            instances=instances,
+            intermediate=None,
+        )
+    shown = intermediate_frame(pairs, camera, config)
+    backward = pairs.backward[instances.pair]
+    angles, shift = _observe(objects, pairs, instances, shown.image, shown.labels, config)
+    for _ in range(config.refinements):
+        # What the estimate leaves over, seen through an inverse warp with it.
+        with torch.no_grad():
+            estimate = about_centre(angles, shift * centre[:, 2:], centre, backward)
+            regions = compose(camera, estimate, instances, pairs.region_count)
+            view = inverse_warp(pairs.I_s, pairs.D_s, pairs.D_t, pairs.K, regions, pairs.regions)
+        more = _observe(objects, pairs, instances, view.image, pairs.labels_t, config)
+        angles, shift = angles + more[0], shift + more[1]
+    found = about_centre(angles, shift * centre[:, 2:], centre, backward)
+    if config.static_gate:
+        found = _gate(found, pairs, camera, instances)
+    return Motions(
+        camera=camera,
+        regions=compose(camera, found, instances, pairs.region_count),
+        objects=found,
+        centre=centre,
+        instances=instances,
+        intermediate=shown,
+    )
+
+
+def intermediate_frame(pairs: Pairs, camera: Tensor, config: MotionConfig) -> ForwardWarp:
+    """The source as if the camera had not moved: what still moves are the objects.
+
+    Forward warping keeps a moving object's shape, for it uses the depth that the object has
+    in the source; inverse warping looks the object's depth up where it is in the target.
+    """
+    labels_s = pairs.labels_s.clamp(min=0)
+    if config.object_warp == "forward":
+        return forward_warp(
+            pairs.I_s,
+            pairs.D_s,
+            pairs.K,
+            se3.inverse(camera),
+            labels_s=labels_s,
+            alpha=config.alpha,
+            detach=config.detach_intermediate,
+        )
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not config.detach_intermediate):
+        view = inverse_warp(pairs.I_s, pairs.D_s, pairs.D_t, pairs.K, camera[:, None], None)
+    labels = sample(labels_s[:, None].float(), view.uv.detach(), mode="nearest")[:, 0]
+    return ForwardWarp(
+        image=view.image,
+        depth=view.sampled_depth,
+        labels=labels.round().long(),
+        filled=view.visible,
+        source_uv=view.uv,
+    )
+
+
+def compose(camera: Tensor, objects: Tensor, instances: Instances, count: int) -> Tensor:
+    """(N, R, 4, 4) s_T_t^k = s_T_t @ O_k; regions without an instance move with the camera."""
+    still = torch.eye(4, dtype=camera.dtype, device=camera.device).expand(len(camera), count, 4, 4)
+    return camera[:, None] @ still.index_put((instances.pair, instances.slot), objects)
+
+
+def _observe(
+    network: nn.Module,
+    pairs: Pairs,
+    instances: Instances,
+    seen: Tensor,
+    labels: Tensor | None,
+    config: MotionConfig,
+) -> tuple[Tensor, Tensor]:
+    """What the network answers to `seen` and target, each under its own mask, in time order.
+
+    Returns:
+        (I, 3) Euler angles and (I, 3) shift relative to the instance's depth. A crop's sideways
+        shift is answered in widths of its window: what is seen alike is answered alike,
+        whatever the distance and the lens.
+    """
+    assert labels is not None
+    other = labels[instances.pair] == instances.slot[:, None, None]
+    later_is_target = pairs.backward[instances.pair][:, None, None, None]
+    if config.object_input == "frame":
+        target = pairs.I_t[instances.pair] * instances.mask[:, None]
+        shown = seen[instances.pair] * other[:, None]
+        scale = target.new_ones(len(instances), 3)
+    else:
+        window = square_windows(boxes_of(instances.mask | other), config.crop_margin, config.crop_least_px)
+        target = _masked_crop(pairs.I_t, instances.mask, window, instances.pair, config.crop_px)
+        shown = _masked_crop(seen, other, window, instances.pair, config.crop_px)
+        sideways = (window[:, 2] - window[:, 0]) / pairs.K[instances.pair, 0, 0]
+        scale = torch.stack([sideways, sideways, torch.ones_like(sideways)], 1)
+    earlier = torch.where(later_is_target, shown, target)
+    later = torch.where(later_is_target, target, shown)
+    answer = network(earlier, later).float()
+    angles = answer[:, :3] if config.object_rotation else torch.zeros_like(answer[:, :3])
+    return angles, answer[:, 3:] * scale
+
+
+def _masked_crop(images: Tensor, mask: Tensor, window: Tensor, pair: Tensor, size: int) -> Tensor:
+    """(I, 4, size, size): RGB where the mask is, and the mask."""
+    own = torch.arange(len(mask), device=mask.device)
+    shape = crop(mask[:, None].to(images.dtype), window, own, size)
+    return torch.cat([crop(images, window, pair, size) * shape, shape], 1)
+
+
+@torch.no_grad()
+def _explained_by_camera(found: Tensor, pairs: Pairs, camera: Tensor, instances: Instances) -> Tensor:
+    """(I,) bool: instances whose pixels fit no worse with the camera's motion alone."""
+    R = pairs.region_count
+    means = []
+    for motion in (camera[:, None].expand(-1, R, -1, -1), compose(camera, found, instances, R)):
+        view = inverse_warp(pairs.I_s, pairs.D_s, pairs.D_t, pairs.K, motion, pairs.regions)
+        error = losses.photometric(pairs.I_t, view.image)
+        means.append(losses.region_sums(error, view.visible, pairs.regions, R).mean)
+    return (means[0] <= means[1])[instances.pair, instances.slot]
+
+
+def _gate(found: Tensor, pairs: Pairs, camera: Tensor, instances: Instances) -> Tensor:
+    """Identity where the camera explains an instance: a parked car's motion is taken from its depth."""
+    still = _explained_by_camera(found, pairs, camera, instances)
+    return torch.where(still[:, None, None], torch.eye(4, device=found.device), found)

@@ -1,0 +1,211 @@
+"""One training step, in the order and the symbols of the paper's method section."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import ConfigError
+from training import losses
+from training.anchors import AnchorConfig, anchor_terms
+from training.data import Batch
+from training.geometry.sampling import resize, sample
+from training.geometry.warp import InverseWarp, inverse_warp
+from training.motion import MotionConfig, Motions, find_motions
+from training.networks.build import Networks
+from training.pairs import Pairs, direct, predict_disparity
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Every switch and weight of the objective."""
+
+    instances: bool = True
+    """Instance masks are used; else every pixel is background."""
+    instances_from: int = 0
+    """Step from which they are: the background is learned first."""
+    photometric: float = 1.0
+    """Weight of the difference between target and warped source."""
+    instance_photometric: float = 0.2
+    """Weight of the same, averaged per instance, so that small ones count."""
+    geometric: float = 0.5
+    """Weight of the difference between the two frames' depths, averaged per region; 0: off."""
+    smoothness: float = 0.1
+    """Weight of the edge-aware slope of disparity."""
+    ssim_weight: float = losses.SSIM_WEIGHT
+    """Share of structural similarity in the photometric term."""
+    occlusion_weight: bool = True
+    """Pixels whose two depths disagree count less in the photometric term."""
+    reprojection: Literal["mean", "min"] = "mean"
+    """A target with two sources learns from both, or pixel by pixel from the better one."""
+    auto_mask: bool = True
+    """Background pixels that fit better unwarped do not count."""
+    auto_mask_from: int = 300
+    """Step from which they do not: in the beginning nothing fits better warped."""
+    object_depth: Literal["joint", "detached"] = "joint"
+    """Instances' pixels teach depth and motion, or motion only."""
+    motion: MotionConfig = field(default_factory=MotionConfig)
+    anchors: AnchorConfig = field(default_factory=AnchorConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("photometric", "instance_photometric", "geometric", "smoothness"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.ssim_weight <= 1:
+            raise ConfigError(f"ssim_weight must lie in [0, 1], got {self.ssim_weight}")
+        if self.instances_from < 0 or self.auto_mask_from < 0:
+            raise ConfigError("instances_from and auto_mask_from are steps: 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one step computed.
+
+    total: (), the weighted sum;  terms: each term unweighted, by name
+    depth: (B, F, 1, H, W);  error: (N, 1, H, W) photometric, before weighting
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    depth: Tensor
+    pairs: Pairs
+    motions: Motions
+    view: InverseWarp
+    error: Tensor
+
+
+def training_step(nets: Networks, batch: Batch, config: ObjectiveConfig, step: int) -> Step:
+    """Losses of a batch of windows at a step of the curriculum."""
+    # Depth of every frame, once: each frame is target in one pair and source in another.
+    disparities = predict_disparity(nets.depth, batch.images)
+    depth = 1 / disparities[0]
+
+    use_instances = config.instances and step >= config.instances_from
+    pairs = direct(batch, depth, use_instances)
+    motions = find_motions(nets.ego, nets.objects, pairs, config.motion)
+
+    scales = [_at_scale(pairs, disparity) for disparity in disparities[1:]]
+    found = [view_terms(each, motions, config, step, batch.images.shape[1]) for each in [pairs, *scales]]
+    terms = {name: torch.stack([each[0][name] for each in found]).mean() for name in found[0][0]}
+    terms["smoothness"] = multi_scale_smoothness(disparities, batch.images)
+    weights = {name: getattr(config, name) for name in terms}
+    if use_instances:
+        terms |= anchor_terms(pairs, motions, nets.log_height, config.anchors)
+        weights |= {name: getattr(config.anchors, name) for name in terms if name not in weights}
+
+    total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    _, view, error = found[0]
+    return Step(total=total, terms=terms, depth=depth, pairs=pairs, motions=motions, view=view, error=error)
+
+
+def view_terms(
+    pairs: Pairs, motions: Motions, config: ObjectiveConfig, step: int, frames: int
+) -> tuple[dict[str, Tensor], InverseWarp, Tensor]:
+    """Photometric and geometric terms of the final view: the source, inverse warped region by region.
+
+    Args:
+        frames: frames of a window, F.
+
+    Returns:
+        terms by name, the view, and the (N, 1, H, W) photometric error.
+    """
+    view = inverse_warp(pairs.I_s, pairs.D_s, pairs.D_t, pairs.K, motions.regions, pairs.regions)
+    if config.object_depth == "detached":
+        view = _detach_on_objects(view, pairs, motions)
+    visible = usable_pixels(view, pairs)
+    difference = losses.depth_difference(view.sampled_depth, view.moved_depth)
+    error = losses.photometric(pairs.I_t, view.image, config.ssim_weight)
+
+    weight = visible.to(error.dtype)
+    if config.occlusion_weight:
+        weight = weight * (1 - difference.detach())
+    if config.auto_mask and step >= config.auto_mask_from:
+        weight = weight * fits_better_warped(error.detach(), pairs, config.ssim_weight)
+    if config.reprojection == "min":
+        weight = weight * nearest_source(error.detach().masked_fill(~visible, torch.inf), frames)
+
+    with_instances = pairs.region_count > 1
+    rigid = losses.region_sums(error, weight, pairs.regions, pairs.region_count)
+    terms = {"photometric": losses.pixel_mean(rigid)}
+    if config.instance_photometric and with_instances:
+        terms["instance_photometric"] = losses.region_mean(rigid.without_background())
+    if config.geometric:
+        consistent = losses.region_sums(difference, visible, pairs.regions, pairs.region_count)
+        terms["geometric"] = losses.region_mean(consistent)
+    return terms, view, error
+
+
+def usable_pixels(view: InverseWarp, pairs: Pairs) -> Tensor:
+    """(N, 1, H, W) bool: inside the source, of a region whose motion is known, and not hidden there.
+
+    Background that lands on an instance of the source is hidden by it.
+    """
+    ours = pairs.labels_t[:, None]
+    theirs = sample(pairs.labels_s[:, None].to(view.uv.dtype), view.uv.detach(), mode="nearest")
+    return view.visible & (ours >= 0) & ((ours > 0) | (theirs.round() == 0))
+
+
+def fits_better_warped(error: Tensor, pairs: Pairs, ssim_weight: float) -> Tensor:
+    """(N, 1, H, W): 0 on background that fits better unwarped, else 1 (Godard et al. 2019, Eq. 5).
+
+    Instances are left alone: one that keeps the camera's speed always fits unwarped.
+    """
+    unwarped = losses.photometric(pairs.I_t, pairs.I_s, ssim_weight)
+    return ((error < unwarped) | (pairs.labels_t[:, None] > 0)).to(error.dtype)
+
+
+def nearest_source(cost: Tensor, frames: int) -> Tensor:
+    """(N, 1, H, W): for targets with two sources 1 at the cheaper one, 0 at the other; else 1.
+
+    Godard et al. 2019, Eq. 4.
+
+    Args:
+        cost:   (N, 1, H, W), infinite where the source does not show the pixel.
+        frames: F; frames between the first and the last of a window have two sources.
+    """
+    keep = torch.ones_like(cost)
+    if frames < 3:
+        return keep
+    from_later, from_earlier = (each.unflatten(0, (-1, frames - 1)) for each in cost.chunk(2))
+    kept_later, kept_earlier = (each.unflatten(0, (-1, frames - 1)) for each in keep.chunk(2))
+    # Frame j is the earlier one of pair j and the later one of pair j - 1.
+    later_wins = from_later[:, 1:] < from_earlier[:, :-1]
+    kept_later[:, 1:] = later_wins.to(cost.dtype)
+    kept_earlier[:, :-1] = (~later_wins).to(cost.dtype)
+    return keep
+
+
+def multi_scale_smoothness(disparities: list[Tensor], images: Tensor) -> Tensor:
+    """(): smoothness at every scale, halved from each to the next (Godard et al. 2019)."""
+    flat = images.flatten(0, 1)
+    total = flat.new_zeros(())
+    for level, disparity in enumerate(disparities):
+        small = resize(flat, disparity.shape[-2:], "area") if level else flat
+        total = total + losses.smoothness(disparity.flatten(0, 1), small) / 2**level
+    return total
+
+
+def _at_scale(pairs: Pairs, disparity: Tensor) -> Pairs:
+    """The same pairs with the depth of a coarser scale, brought to full size."""
+    H, W = pairs.I_t.shape[-2:]
+    full = 1 / resize(disparity.flatten(0, 1), (H, W), "bilinear").unflatten(0, disparity.shape[:2])
+    a, b = full[:, :-1].flatten(0, 1), full[:, 1:].flatten(0, 1)
+    return replace(pairs, D_t=torch.cat([a, b]), D_s=torch.cat([b, a]))
+
+
+def _detach_on_objects(view: InverseWarp, pairs: Pairs, motions: Motions) -> InverseWarp:
+    """On instances no gradient into depth: their pixels teach motion, their anchors depth."""
+    frozen = inverse_warp(
+        pairs.I_s, pairs.D_s.detach(), pairs.D_t.detach(), pairs.K, motions.regions, pairs.regions
+    )
+    own = pairs.labels_t[:, None] > 0
+    return replace(
+        view,
+        image=torch.where(own, frozen.image, view.image),
+        sampled_depth=torch.where(own, frozen.sampled_depth, view.sampled_depth),
+        moved_depth=torch.where(own, frozen.moved_depth, view.moved_depth),
+    )
