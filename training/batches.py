@@ -54,13 +54,17 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PackedBatch(Batch):
-    """A batch as workers ship it: images are uint8, 0 to 255, a quarter of the bytes."""
+    """A batch as workers ship it: images are uint8, 0 to 255; labels int8 where slot numbers fit.
+
+    A third of the bytes, and shipping them is what a worker's help costs.
+    """
 
     def unpack(self, device: torch.device | str = "cpu") -> Batch:
         """Move to a device, then to float there."""
         moved = self.to(device)
         content = {each.name: getattr(moved, each.name) for each in fields(Batch)}
-        return Batch(**{**content, "images": moved.images.to(torch.float32).div_(255)})
+        images, labels = moved.images.to(torch.float32).div_(255), moved.labels.to(torch.int16)
+        return Batch(**{**content, "images": images, "labels": labels})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,6 +136,7 @@ def collate(samples: Sequence[Sample], size: tuple[int, int], frames: int) -> Pa
     """Samples to a batch; of none (a rank's share of a last, small batch), an empty batch."""
     width, height = size
     slots = max((len(pair) for sample in samples for pair in sample.classes), default=0)
+    label_type = np.int8 if slots <= np.iinfo(np.int8).max else np.int16
     classes = np.full((len(samples), frames - 1, slots), -1, np.int64)
     for row, sample in enumerate(samples):
         for pair, found in enumerate(sample.classes):
@@ -146,7 +151,7 @@ def collate(samples: Sequence[Sample], size: tuple[int, int], frames: int) -> Pa
     return PackedBatch(
         images=stacked([each.images for each in samples], (frames, 3, height, width), np.uint8),
         K=stacked([each.K for each in samples], (3, 3), np.float32),
-        labels=stacked([each.labels for each in samples], (frames - 1, 2, height, width), np.int16),
+        labels=stacked([each.labels for each in samples], (frames - 1, 2, height, width), label_type),
         classes=torch.from_numpy(classes),
         dt_s=stacked([each.dt_s for each in samples], (frames - 1,), np.float32),
         names=tuple(each.name for each in samples),
