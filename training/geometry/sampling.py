@@ -1,0 +1,71 @@
+"""Reading images between pixels: the only place where coordinates meet torch's conventions.
+
+Pixels (0, 0) is the CENTRE of the top-left pixel, so coordinates from -1 to 1 between the
+centres of the outer pixels, `align_corners=True`, are the ones that agree. Resizing maps pixel
+EDGES to pixel edges, u' = (u + 0.5) s - 0.5, which is `align_corners=False`. Nothing else in
+`training` calls `grid_sample` or `interpolate` (pipeline/CONVENTIONS.md; a test looks).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def sample(
+    image: Tensor,
+    uv: Tensor,
+    mode: Literal["bilinear", "nearest"] = "bilinear",
+    padding: Literal["zeros", "border"] = "zeros",
+) -> Tensor:
+    """Image values at pixel positions.
+
+    Differentiable in the image and, bilinear, in the positions. On a GPU the gradient to the
+    image is summed in no fixed order, by torch; everything else is deterministic.
+
+    Args:
+        image: (B, C, H, W) floating point.
+        uv: (B, h, w, 2) positions (u, v) in pixels of `image`.
+        mode: Interpolation.
+        padding: What lies outside: 0 (fading over one pixel), or the nearest pixel of the border.
+
+    Returns:
+        (B, C, h, w).
+    """
+    H, W = image.shape[-2:]
+    if H == 1 or W == 1:
+        # One pixel has no distance to divide by: give it neighbours like what lies outside.
+        how = "replicate" if padding == "border" else "constant"
+        return sample(F.pad(image, (1, 1, 1, 1), mode=how), uv + 1, mode, padding)
+    scale = uv.new_tensor([2 / (W - 1), 2 / (H - 1)])
+    return F.grid_sample(image, uv * scale - 1, mode=mode, padding_mode=padding, align_corners=True)
+
+
+def inside(uv: Tensor, H: int, W: int) -> Tensor:
+    """(...) bool for (..., 2) positions: between the centres of the outer pixels."""
+    u, v = uv.unbind(-1)
+    return (u >= 0) & (u <= W - 1) & (v >= 0) & (v <= H - 1)
+
+
+def resize(
+    image: Tensor, size: tuple[int, int], mode: Literal["bilinear", "nearest", "area"] = "bilinear"
+) -> Tensor:
+    """Image of another size, edges to edges.
+
+    Args:
+        image: (B, C, H, W); any type for "nearest" (label maps), floating point otherwise.
+        size: (H, W) of the result.
+        mode: "bilinear" to enlarge, "area" (mean of what is covered) to reduce.
+    """
+    if mode == "nearest":
+        rows, columns = (
+            ((torch.arange(n, device=image.device) + 0.5) * (m / n)).long().clamp(max=m - 1)
+            for n, m in zip(size, image.shape[-2:], strict=True)
+        )
+        return image[..., rows[:, None], columns]
+    if mode == "area":
+        return F.interpolate(image, size, mode="area")
+    return F.interpolate(image, size, mode="bilinear", align_corners=False)
