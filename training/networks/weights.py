@@ -7,6 +7,7 @@ carries code is refused, not run.
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,7 @@ DOWNLOADS = {
     "resnet18": ResNet18_Weights.IMAGENET1K_V1,
     "resnet50": ResNet50_Weights.IMAGENET1K_V1,
 }
+FIRST = "conv1.weight"
 COUNTER = "num_batches_tracked"
 LEFT_OUT = ("fc.weight", "fc.bias")
 """The classifier, which an encoder has no use for."""
@@ -76,7 +78,11 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
         ConfigError: no such file, or anything but a dictionary of tensors.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message="Detected pickle protocol"
+            )  # it loads, or we say why not
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path} does not exist; set encoder_weights to a ResNet state_dict or to imagenet"
@@ -103,9 +109,6 @@ def fill(encoder: ResNetEncoder, state: Mapping[str, Tensor], architecture: str,
         ConfigError: a weight is missing, unknown or of another shape.
     """
     state = {key: value for key, value in state.items() if key not in LEFT_OUT}
-    images = encoder.conv1.in_channels // 3
-    if images > 1 and "conv1.weight" in state:
-        state["conv1.weight"] = for_images(state["conv1.weight"], images)
     expected = encoder.state_dict()
     # Counters that older files do not have; nothing reads them with a fixed momentum.
     state = {key: value for key, value in expected.items() if key.endswith(COUNTER)} | state
@@ -117,13 +120,17 @@ def fill(encoder: ResNetEncoder, state: Mapping[str, Tensor], architecture: str,
             raise ConfigError(
                 f"{name} {problem} {min(keys)} ({len(keys)} such); expected torchvision's {architecture}"
             )
+    images = encoder.conv1.in_channels // 3
     for key, value in expected.items():
-        if state[key].shape != value.shape:
+        shape = tuple(value.shape)
+        if key == FIRST:
+            shape = (shape[0], 3, *shape[2:])
+        if state[key].shape != shape:
             raise ConfigError(
-                f"{name} has {key} of shape {tuple(state[key].shape)}, expected {tuple(value.shape)}: "
+                f"{name} has {key} of shape {tuple(state[key].shape)}, expected {shape}: "
                 f"torchvision's {architecture}"
             )
-    encoder.load_state_dict(state)
+    encoder.load_state_dict(state | {FIRST: for_images(state[FIRST], images)})
 
 
 def for_images(kernel: Tensor, images: int) -> Tensor:
