@@ -101,7 +101,6 @@ class _Training:
         self.loader = self._make_loader()
         self.held_out = self._make_held_out()
         self.networks = self._make_networks(found)
-        self.model = self._make_model()
         self.average = (
             AveragedModel(
                 self.networks, multi_avg_fn=get_ema_multi_avg_fn(config.optimise.ema), use_buffers=True
@@ -109,6 +108,8 @@ class _Training:
             if config.optimise.ema
             else None
         )
+        # After the average has been copied: the wrappers must not be copied with it.
+        self.model = self._make_model()
         self.optimiser = make_optimiser(self.networks, config.optimise)
         if found is not None:
             self.optimiser.load_state_dict(found.optimiser)
@@ -200,7 +201,8 @@ class _Training:
     def _validate(self) -> None:
         """Mean terms over the held-out windows; the best weights so far are kept."""
         assert self.held_out is not None
-        networks = self.average.module if self.average is not None else self.networks
+        networks = self.networks if self.average is None else self.average.module
+        assert isinstance(networks, Networks)
         networks.eval()
         sums: dict[str, Tensor] = {}
         weight = torch.zeros((), device=self.world.device)
@@ -302,16 +304,17 @@ class _Training:
         else:
             for line in networks.starts_from():
                 self.say(line)
-        return networks.to(self.world.device)
+        networks = networks.to(self.world.device)
+        if self.world.size > 1 and self.world.device.type == "cuda" and config.sync_batch_norm:
+            return nn.SyncBatchNorm.convert_sync_batchnorm(networks)
+        return networks
 
     def _make_model(self) -> nn.Module:
         config, world = self.config, self.world
-        if world.size > 1 and world.device.type == "cuda" and config.sync_batch_norm:
-            self.networks = nn.SyncBatchNorm.convert_sync_batchnorm(self.networks)
         for network in (self.networks.depth, self.networks.ego, self.networks.objects):
             if config.amp:
                 cast = torch.autocast(world.device.type, dtype=torch.bfloat16)
-                network.forward = cast(network.forward)  # type: ignore[method-assign]
+                network.forward = cast(network.forward)
             if config.compile:
                 network.compile()
         model = Model(self.networks, config.objective)

@@ -184,7 +184,8 @@ def multi_scale_smoothness(disparities: list[Tensor], images: Tensor) -> Tensor:
     flat = images.flatten(0, 1)
     total = flat.new_zeros(())
     for level, disparity in enumerate(disparities):
-        small = resize(flat, disparity.shape[-2:], "area") if level else flat
+        H, W = disparity.shape[-2:]
+        small = resize(flat, (H, W), "area") if level else flat
         total = total + losses.smoothness(disparity.flatten(0, 1), small) / 2**level
     return total
 

@@ -66,9 +66,8 @@ class Networks(nn.Module):
 
     def starts_from(self) -> list[str]:
         """Where each network's first weights came from, in words."""
-        return [
-            net.starts_from for net in (self.depth, self.ego, self.objects) if hasattr(net, "starts_from")
-        ]
+        lines = [getattr(net, "starts_from", None) for net in (self.depth, self.ego, self.objects)]
+        return [str(line) for line in lines if line]
 
 
 class CroppedPose(nn.Module):

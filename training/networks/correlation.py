@@ -73,9 +73,14 @@ def correlate(first: Tensor, second: Tensor, reach: int) -> Tensor:
         (I, (2 reach + 1)^2, h, w); channel (dv + reach)(2 reach + 1) + du + reach holds
         <first(u, v), second(u + du, v + dv)>, 0 outside.
     """
-    h, w = first.shape[2:]
+    count, _, h, w = first.shape
     padded = F.pad(second, (reach, reach, reach, reach))
-    shifts = range(2 * reach + 1)
-    return torch.stack(
-        [(first * padded[:, :, dv : dv + h, du : du + w]).sum(1) for dv in shifts for du in shifts], 1
-    )
+    # One product of matrices with everything, then the local ones: at this size far faster
+    # than a product per displacement.
+    products = first.flatten(2).mT @ padded.flatten(2)  # (I, h w, padded)
+    wide = w + 2 * reach
+    steps = torch.arange(2 * reach + 1, device=first.device)
+    shifts = (steps[:, None] * wide + steps).flatten()
+    starts = torch.arange(h, device=first.device)[:, None] * wide + torch.arange(w, device=first.device)
+    nearby = (starts.flatten()[:, None] + shifts).expand(count, -1, -1)
+    return products.gather(2, nearby).mT.unflatten(2, (h, w))
