@@ -107,20 +107,26 @@ class Augmentation:
         Enlarges bilinearly; shrinks by averaging the area that a new pixel covers, so that fine
         texture does not alias. Both put pixel edges on pixel edges.
         """
-        shrinks = self.resized[0] < self.stored[0]
-        image = self._place(image, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        # One axis may shrink while the other grows: OpenCV's INTER_AREA is off by a pixel where it
+        # enlarges, so each does what it is good at. Maps from edge to edge compose exactly.
+        smaller = (min(self.stored[0], self.resized[0]), min(self.stored[1], self.resized[1]))
+        if smaller != self.stored:
+            image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
+        if smaller != self.resized:
+            image = cv2.resize(image, self.resized, interpolation=cv2.INTER_LINEAR)
+        image = self._cut(image)
         return image if self.colour is None else cv2.transform(image, self.colour)
 
     def labels(self, labels: np.ndarray) -> np.ndarray:
         """(h, w) stored label map -> (H, W): each pixel takes the label at its place by the same map."""
-        return self._place(labels, cv2.INTER_NEAREST_EXACT)
-
-    def _place(self, array: np.ndarray, interpolation: int) -> np.ndarray:
         if self.resized != self.stored:
-            array = cv2.resize(array, self.resized, interpolation=interpolation)
+            labels = cv2.resize(labels, self.resized, interpolation=cv2.INTER_NEAREST_EXACT)
+        return self._cut(labels)
+
+    def _cut(self, resized: np.ndarray) -> np.ndarray:
         (x0, y0), (width, height) = self.offset, self.size
-        array = array[y0 : y0 + height, x0 : x0 + width]
-        return cv2.flip(array, 1) if self.flip else array
+        cut = resized[y0 : y0 + height, x0 : x0 + width]
+        return cv2.flip(cut, 1) if self.flip else cut
 
 
 def draw(
@@ -163,7 +169,7 @@ def colour_map(brightness: float, contrast: float, saturation: float, hue: float
     angle, axis = 2 * math.pi * hue, np.full(3, 1 / math.sqrt(3))
     cross = np.cross(np.eye(3), axis)
     turned = (
-        math.cos(angle) * np.eye(3) - math.sin(angle) * cross + (1 - math.cos(angle)) * np.outer(axis, axis)
+        math.cos(angle) * np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) * np.outer(axis, axis)
     )
     saturated = saturation * np.eye(3) + (1 - saturation) * np.tile(_LUMA, (3, 1))
     offset = np.full((3, 1), (1 - contrast) * _MID_GREY)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.errors import ConfigError, InstanceMotionError
+from pipeline.errors import ConfigError, InstanceMotionError, ShardError
 from pipeline.shards.manifest import ClipEntry
 from pipeline.shards.reader import ShardSet, locate
 from training.augment import NUMBERS, Augmentation, AugmentConfig, draw
@@ -34,7 +34,7 @@ from training.windows import (
     choose_clips,
     find_windows,
     matched_labels,
-    require_clips,
+    require_windows,
     summarise,
 )
 
@@ -126,6 +126,7 @@ class WindowDataset(Dataset):
             _find(shards, source.layer, config, split)
             for shards, source in zip(self.sets, config.shards, strict=True)
         )
+        require_windows([str(source.folder) for source in config.shards], self.windows, split)
 
     def __len__(self) -> int:
         return sum(map(len, self.windows))
@@ -158,11 +159,15 @@ class WindowDataset(Dataset):
         clip_index, first, stride = self.windows[set_index][window]
         clip = shards.manifest.clips[clip_index]
         frames = [first + stride * step for step in range(self.config.frames)]
+        classes = [shards.instances(layer, clip, frame).class_index for frame in frames]
+        matches = [matched_labels(shards, layer, clip, frame, stride) for frame in frames[1:]]
+        where = f"{shards.folder}: layer {layer}, clip {clip.name}"
+        _check_tables(where, frames, classes, matches, len(shards.manifest.classes))
         return StoredWindow(
             images=[shards.image(clip, frame) for frame in frames],
             labels=[shards.labels(layer, clip, frame) for frame in frames],
-            matches=[matched_labels(shards, layer, clip, frame, stride) for frame in frames[1:]],
-            classes=[shards.instances(layer, clip, frame).class_index for frame in frames],
+            matches=matches,
+            classes=classes,
             times_s=np.array([_time_s(shards, clip, frame) for frame in frames]),
             K=clip.intrinsics,
             name=f"{shards.folder.name}/{clip.name}:{first}",
@@ -218,6 +223,7 @@ def make_loader(
     config: DataConfig,
     *,
     split: Split = "train",
+    ordered: bool | None = None,
     state: SamplerState = _START,
     rank: int = 0,
     world: int = 1,
@@ -225,16 +231,17 @@ def make_loader(
 ) -> Loader:
     """Batches on `device`, in an order that (config.seed, state) determine.
 
-    `validation` gives its windows in stored order, without augmentation, the last batch perhaps
-    smaller. With `world` processes, process `rank` gets rows rank::world of each batch of
-    batch_size * world samples that one process would get.
+    `ordered` (the default for validation) gives every window in stored order, or validation_size of
+    them, without augmentation, the last batch perhaps smaller. With `world` processes, process
+    `rank` gets rows rank::world of each batch of batch_size * world samples that one process
+    would get.
 
     Raises:
         ConfigError: a setting that the data do not admit.
         ShardError: here or while iterating: a set is missing or damaged.
     """
-    trains = split != "validation"
-    if not trains:
+    ordered = split == "validation" if ordered is None else ordered
+    if ordered:
         config = replace(config, augment=AugmentConfig.none(), epoch_size=config.validation_size)
     dataset = WindowDataset(config, split)
     sampler = Sampler(
@@ -243,8 +250,8 @@ def make_loader(
         batch_size=config.batch_size,
         seed=config.seed,
         epoch_size=config.epoch_size,
-        shuffle=trains,
-        drop_last=trains,
+        shuffle=not ordered,
+        drop_last=not ordered,
         rank=rank,
         world=world,
     )
@@ -261,7 +268,6 @@ def _find(shards: ShardSet, layer: str, config: DataConfig, split: Split) -> Win
         validation_share=config.validation_share,
         split=split,
     )
-    require_clips(str(shards.folder), chosen, split)
     with shards:  # workers open their own
         return find_windows(
             shards,
@@ -283,6 +289,29 @@ def _common_size(sets: Sequence[ShardSet], size: tuple[int, int] | None) -> tupl
                 "give `size`, to which both are brought"
             )
     return size or first.manifest.size
+
+
+def _check_tables(
+    where: str,
+    frames: Sequence[int],
+    classes: Sequence[np.ndarray],
+    matches: Sequence[np.ndarray],
+    known: int,
+) -> None:
+    """What is used as an index must be one."""
+    for frame, of_frame in zip(frames, classes, strict=True):
+        if len(of_frame) and of_frame.max() >= known:
+            raise ShardError(
+                f"{where}, frame {frame}: class {of_frame.max()} where the set knows {known}; rebuild it"
+            )
+    for pair, found in enumerate(matches):
+        for side in (0, 1):
+            frame, count = frames[pair + side], len(classes[pair + side])
+            if len(found) and not 1 <= found[:, side].min() <= found[:, side].max() <= count:
+                raise ShardError(
+                    f"{where}, frame {frames[pair + 1]}: matches label {found[:, side].max()} where frame "
+                    f"{frame} has {count} instances; rebuild the layer"
+                )
 
 
 def _time_s(shards: ShardSet, clip: ClipEntry, frame: int) -> float:

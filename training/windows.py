@@ -174,11 +174,23 @@ def matched_labels(shards: ShardSet, layer: str, clip: ClipEntry, later: int, st
     return np.stack([in_before, in_after], axis=1).astype(np.int64) + 1
 
 
-def require_clips(folder: str, chosen: Sequence[str], split: Split) -> None:
-    """Refuse an empty choice, saying which setting to look at."""
-    if not chosen:
-        settings = "include and exclude" if split == "all" else "include, exclude, held_out, validation_share"
-        raise ConfigError(f"{folder}: no clip is left for {split}; look at {settings}")
+def require_windows(folders: Sequence[str], tables: Sequence[WindowTable], split: Split) -> None:
+    """Refuse a set that adds nothing, saying which setting to look at.
+
+    For validation one set may stand for all: its clips may be the only ones held out.
+    """
+    if split == "validation" and any(map(len, tables)):
+        return
+    for folder, table in zip(folders, tables, strict=True):
+        if not table.clips:
+            raise ConfigError(
+                f"{folder}: no clip is left for {split}; look at include, exclude, held_out, validation_share"
+            )
+        if not len(table):
+            raise ConfigError(
+                f"{folder}: no window in {table.clips} clips for {split} ({table.static} static ones left "
+                "out); look at frames, strides, skip_static"
+            )
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:
