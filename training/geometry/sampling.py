@@ -40,8 +40,8 @@ def sample(
         # One pixel has no distance to divide by: give it neighbours like what lies outside.
         how = "replicate" if padding == "border" else "constant"
         return sample(F.pad(image, (1, 1, 1, 1), mode=how), uv + 1, mode, padding)
-    scale = uv.new_tensor([2 / (W - 1), 2 / (H - 1)])
-    return F.grid_sample(image, uv * scale - 1, mode=mode, padding_mode=padding, align_corners=True)
+    grid = torch.addcmul(uv.new_tensor(-1.0), uv, uv.new_tensor([2 / (W - 1), 2 / (H - 1)]))
+    return F.grid_sample(image, grid, mode=mode, padding_mode=padding, align_corners=True)
 
 
 def inside(uv: Tensor, H: int, W: int) -> Tensor:

@@ -6,12 +6,11 @@ rows at a time, and what remains is one winning source pixel for each target pix
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from training.geometry.camera import NEAR, pixel_grid
+from training.geometry.camera import NEAR
 
 MIN_FACING = 0.1
 """Least area, against a patch that faces the source, that a tilted patch covers in the target."""
@@ -23,105 +22,101 @@ INFINITE = 0x7F800000
 """Bits of the float32 infinity; those of positive numbers order as the numbers do."""
 
 
-@dataclass(frozen=True)
-class Patches:
-    """Every source pixel as a small plane.
-
-    planes: (B, 3, H, W) slopes of inverse depth along u and v, per pixel, and inverse depth.
-    """
-
-    planes: Tensor
-
-
-def planar_patches(depth: Tensor, b: Tensor) -> Patches:
+def planar_patches(depth: Tensor, b: Tensor) -> Tensor:
     """A plane through each pixel, with slopes that do not bridge depth edges.
 
-    On a plane in space inverse depth is linear in pixels, so both one-sided differences agree;
-    of two that differ the smaller is taken, of two of opposite sign none (van Leer's minmod), so
-    that no point hangs in the air between an object and what is behind it. A patch that would
-    turn its back on the target camera, or nearly, faces the source instead.
+    On a plane in space inverse depth is linear in pixels, 1/D = n . (u, v, 1), so both one-sided
+    differences agree; of two that differ the smaller is taken, of two of opposite sign none
+    (minmod), so that no point hangs in the air between an object and what is behind it. A patch
+    that would turn its back on the target camera, or nearly, faces the source instead.
 
     Args:
         depth: (B, 1, H, W) scene units, > 0.
         b: (B, 3) K t of s_T_t.
+
+    Returns:
+        (B, 3, H, W) n of each pixel's plane.
     """
     H, W = depth.shape[-2:]
+    u, v = _axes(H, W, like=depth)
     d = 1 / depth
-    slopes = torch.cat([_limited_slope(d, 3), _limited_slope(d, 2)], dim=1)
+    slope_u, slope_v = _limited_slope(d, 3), _limited_slope(d, 2)
     with torch.no_grad():
-        # How much of a patch the target sees, against the source: the determinant of its
-        # homography, 1 - n . K t, against that of the same pixel facing the source.
-        x = b[..., None, None]
-        flat = 1 - d * x[:, 2:]
-        parallax = x[:, :2] - pixel_grid(H, W, like=depth).permute(2, 0, 1) * x[:, 2:]
-        tilted = flat - (slopes * parallax).sum(1, keepdim=True)
+        # How much of a patch the target sees, 1 - n . K t (the determinant of its homography),
+        # against the same patch facing the source.
+        bu, bv, bz = b[..., None, None, None].unbind(1)
+        flat = 1 - d * bz
+        tilted = torch.addcmul(flat, slope_u, u * bz - bu).addcmul_(slope_v, v * bz - bv)
         kept = tilted > MIN_FACING * flat
-    return Patches(torch.cat([slopes * kept, d], dim=1))
+    slope_u, slope_v = slope_u * kept, slope_v * kept
+    return torch.cat([slope_u, slope_v, d - slope_u * u - slope_v * v], dim=1)
 
 
 @torch.no_grad()
-def nearest_patches(patches: Patches, A: Tensor, b: Tensor, alpha: int) -> tuple[Tensor, Tensor]:
+def nearest_patches(planes: Tensor, A: Tensor, b: Tensor, alpha: int) -> tuple[Tensor, Tensor]:
     """The patch that each target pixel sees: a z-buffer over alpha^2 points a patch.
 
     Depths are compared in float32; of equal depths the lowest source index wins, so the result
-    depends neither on the order of points nor on the device.
+    does not depend on the order of points. Where a depth is not a number there is a hole.
 
     Args:
-        patches: Of the source.
+        planes: (B, 3, H, W) of `planar_patches`.
         A, b: (B, 3, 3) K R K^-1 and (B, 3) K t of t_T_s.
         alpha: Points a side.
 
     Returns:
         (B, H*W) int64 flat source pixel, 0 where none, and (B, 1, H, W) bool, False where none.
     """
-    planes = patches.planes.detach().float()
+    planes, A, b = planes.detach().float(), A.detach().float().clone(), b.detach().float().clone()
     B, _, H, W = planes.shape
     # Cells have a margin of one pixel that collects what lands outside. Rounding is cutting off
     # u + 1.5, margin included, and the 1.5 hides in the matrix: (x + 1.5 z) / z.
-    A, b = A.detach().float().clone(), b.detach().float().clone()
     A[:, :2] += 1.5 * A[:, 2:]
     b[:, :2] += 1.5 * b[:, 2:]
-    nearest = torch.full((B, (H + 2) * (W + 2)), INFINITE << 32, device=planes.device)
-    u = torch.arange(W, dtype=torch.float32, device=planes.device)
-    v = torch.arange(H, dtype=torch.float32, device=planes.device)
+    u, v = _axes(H, W, like=planes)
     index = torch.arange(H * W, device=planes.device).view(H, W)
+    nearest = torch.full((B, (H + 2) * (W + 2)), INFINITE << 32, device=planes.device)
     offsets = [(k + 0.5) / alpha - 0.5 for k in range(alpha)]
     rows = max(1, POINTS_AT_ONCE.get(planes.device.type, 1 << 20) // max(1, B * W))
     for top in range(0, H, rows):
-        some = slice(top, top + rows)
-        slope_u, slope_v, d = planes[:, :, some].unbind(1)
+        slope_u, slope_v, d = planes[:, :, top : top + rows].unbind(1)
         for y in offsets:
-            column = A[:, :, 1:2] * (v[some] + y) + A[:, :, 2:]
+            v_point = v[top : top + rows] + y
+            column = torch.addcmul(A[:, :, 2, None, None], A[:, :, 1, None, None], v_point)
+            d_column = torch.addcmul(d, slope_v, v_point)
             for x in offsets:
-                row = A[:, :, :1] * (u + x)
-                inverse_depth = torch.add(d, slope_v, alpha=y).add_(slope_u, alpha=x)
-                point = torch.addcmul(column[..., None], b[..., None, None], inverse_depth[:, None])
-                point += row[:, :, None]
+                inverse_depth = torch.addcmul(d_column, slope_u, u + x)
+                point = torch.addcmul(column, b[..., None, None], inverse_depth[:, None])
+                point += A[:, :, 0, None, None] * (u + x)
                 cell, z = _land(point, inverse_depth, H, W)
-                key = torch.add(index[some], z.view(torch.int32).long(), alpha=1 << 32)
+                key = torch.add(index[top : top + rows], z.view(torch.int32).long(), alpha=1 << 32)
                 nearest.scatter_reduce_(1, cell.flatten(1), key.flatten(1), "amin")
     nearest = nearest.view(B, H + 2, W + 2)[:, 1:-1, 1:-1]
-    hit = (nearest >> 32) < INFINITE
-    winner = (nearest & 0xFFFFFFFF) * hit
-    return winner.flatten(1), hit[:, None]
+    depth_bits = nearest >> 32
+    hit = (depth_bits >= 0) & (depth_bits < INFINITE)
+    return ((nearest & 0xFFFFFFFF) * hit).flatten(1), hit[:, None]
+
+
+def _axes(H: int, W: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixel centres u (W) and v (H, 1), to broadcast over (..., H, W)."""
+    u = torch.arange(W, dtype=like.dtype, device=like.device)
+    return u, torch.arange(H, dtype=like.dtype, device=like.device)[:, None]
 
 
 def _land(point: Tensor, inverse_depth: Tensor, H: int, W: int) -> tuple[Tensor, Tensor]:
     """Cells (B, h, w) int64 of homogeneous points (B, 3, h, w), and depths, infinite to drop them."""
     scale = point[:, 2]
-    z = scale / inverse_depth
-    z = torch.where(z > NEAR, z, torch.inf)
+    z = F.threshold(scale / inverse_depth, NEAR, torch.inf)
     # Whatever a huge number or a NaN becomes as an integer, clamping brings it to the margin.
-    cell = (point[:, :2] / scale[:, None]).int()
-    u, v = cell.unbind(1)
+    u, v = (point[:, :2] / scale[:, None]).int().unbind(1)
     return torch.add(u.clamp_(0, W + 1), v.clamp_(0, H + 1), alpha=W + 2).long(), z
 
 
 def _limited_slope(d: Tensor, dim: int) -> Tensor:
     """Slope of (B, 1, H, W) along a dimension, per pixel: minmod of the one-sided differences.
 
-    The only difference there is at the border is taken as it is, but never steeper than reaching
-    0 at the next pixel: inverse depth stays positive within half a pixel.
+    The border has one difference, which is taken as it is unless so steep that half a pixel
+    further inverse depth might not be positive; inside that cannot be.
     """
     n = d.shape[dim]
     if n == 1:
@@ -129,5 +124,9 @@ def _limited_slope(d: Tensor, dim: int) -> Tensor:
     step = d.diff(dim=dim)
     before = torch.cat([step.narrow(dim, 0, 1), step], dim=dim)
     after = torch.cat([step, step.narrow(dim, n - 2, 1)], dim=dim)
-    slope = before.clamp(min=after.clamp(max=0), max=after.clamp(min=0))
-    return slope.clamp(min=-d, max=d)
+    with torch.no_grad():
+        agree = before * after > 0
+        for end in (0, n - 1):
+            agree.narrow(dim, end, 1).logical_and_(before.narrow(dim, end, 1).abs() <= d.narrow(dim, end, 1))
+        nearer = before.abs() <= after.abs()
+    return torch.where(nearer, before, after) * agree

@@ -21,7 +21,7 @@ from torch import Tensor
 from training.geometry import se3
 from training.geometry.camera import NEAR, divide, inverse_intrinsics, require_shape
 from training.geometry.sampling import inside, sample
-from training.geometry.splat import Patches, nearest_patches, planar_patches
+from training.geometry.splat import nearest_patches, planar_patches
 
 FAR = 1e6
 """Scene units beyond which a ray counts as parallel to a surface."""
@@ -92,7 +92,7 @@ def inverse_warp(
     require_shape("motions", motions, (B, max(R, 1), 4, 4))
 
     A, b = _homography(K[:, None], motions)
-    moved = _rays(A[:, 0], H, W) * depth_t + b[:, 0, :, None, None]
+    moved = torch.addcmul(b[:, 0, :, None, None], _rays(A[:, 0], H, W), depth_t)
     if regions is not None:
         require_shape("regions", regions, (B, H, W))
         moved = _move_regions(moved, depth_t, A, b, regions)
@@ -151,20 +151,19 @@ def forward_warp(
 
     with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
         A, b = _homography(K, se3.inverse(t_T_s))
-        patches = planar_patches(depth_s, b)
-        winner, hit = nearest_patches(patches, *_homography(K, t_T_s), alpha=alpha)
+        planes = planar_patches(depth_s, b)
+        winner, hit = nearest_patches(planes, *_homography(K, t_T_s), alpha=alpha)
         rays = _rays(A, H, W)
-        depth, filled = _meet(rays, b, patches, winner, hit)
-        uv, _ = divide(rays * depth + b[..., None, None])
-        seen = sample(image_s, uv, padding="border")
+        depth, filled = _meet(rays, b, planes, winner, hit)
+        uv, _ = divide(torch.addcmul(b[..., None, None], rays, depth))
+        image = sample(image_s, uv, padding="border")
+        labels = None if labels_s is None else labels_s.flatten(1).gather(1, winner).view(B, H, W)
         return ForwardWarp(
-            image=seen.where(filled, seen.new_zeros(())),
-            depth=depth.where(filled, depth.new_zeros(())),
-            labels=None
-            if labels_s is None
-            else labels_s.flatten(1).gather(1, winner).view(B, H, W) * filled[:, 0],
+            image=image * filled,
+            depth=depth * filled,
+            labels=None if labels is None else labels * filled[:, 0],
             filled=filled,
-            source_uv=uv.where(filled[:, 0, ..., None], uv.new_zeros(())),
+            source_uv=uv * filled[:, 0, ..., None],
         )
 
 
@@ -204,34 +203,24 @@ def _move_regions(moved: Tensor, depth: Tensor, A: Tensor, b: Tensor, regions: T
     return moved.permute(0, 2, 3, 1).index_put((image, v, u), X).permute(0, 3, 1, 2)
 
 
-def _meet(rays: Tensor, b: Tensor, patches: Patches, winner: Tensor, hit: Tensor) -> tuple[Tensor, Tensor]:
+def _meet(rays: Tensor, b: Tensor, planes: Tensor, winner: Tensor, hit: Tensor) -> tuple[Tensor, Tensor]:
     """Where target rays meet the planes of the patches that won.
 
     Args:
         rays: (B, 3, H, W) K R K^-1 p of the target pixels, in the source.
         b: (B, 3) K t.
-        patches: Of the source.
+        planes: (B, 3, H, W) of the source.
         winner: (B, H*W) source pixel of the nearest patch, 0 in holes.
         hit: (B, 1, H, W) bool, False in holes.
 
     Returns:
         (B, 1, H, W) depth in the target, finite everywhere, and where it means something.
     """
-    H, W = rays.shape[-2:]
-    plane = patches.planes.flatten(2).gather(2, winner[:, None].expand(-1, 3, -1)).unflatten(2, (H, W))
-    centre = torch.stack([winner % W, winner.div(W, rounding_mode="floor")], dim=1)
-    centre = centre.unflatten(2, (H, W)).to(rays)
-    along = _on_plane(plane, rays, centre)
-    facing = 1 - _on_plane(plane, b[..., None, None], centre)
-    filled = hit & (along > 0) & (facing > 0) & (facing < FAR * along) & (facing > NEAR * along)
-    return facing / along.where(filled, along.new_ones(())), filled
-
-
-def _on_plane(plane: Tensor, x: Tensor, centre: Tensor) -> Tensor:
-    """(B, 1, H, W) n . x for homogeneous pixels x (B, 3, H, W) and planes about their own pixel.
-
-    With slopes g and inverse depth d at pixel i, n . x = g . (x_uv - i x_z) + d x_z: relative to
-    the pixel, so that nothing large cancels.
-    """
-    z = x[:, 2:]
-    return (plane[:, :2] * (x[:, :2] - centre * z)).sum(1, keepdim=True) + plane[:, 2:] * z
+    n = planes.flatten(2).gather(2, winner[:, None].expand(-1, 3, -1)).view_as(planes)
+    along = (n * rays).sum(1, keepdim=True)
+    facing = 1 - (n * b[..., None, None]).sum(1, keepdim=True)
+    with torch.no_grad():
+        depth = facing / along
+        filled = hit & (depth > NEAR) & (depth < FAR)
+    # In the holes 1, as 0 times infinity would be NaN in the gradient.
+    return torch.where(filled, facing, 1) / torch.where(filled, along, 1), filled
