@@ -236,8 +236,10 @@ def expected(busy: DataConfig) -> list[Batch]:
     return [batch for _ in range(2) for batch in loader]
 
 
-@pytest.mark.parametrize(("workers", "start"), [(1, "fork"), (2, "fork"), (1, "spawn"), pytest.param(2, "spawn", marks=pytest.mark.slow)],
-
+@pytest.mark.parametrize(
+    ("workers", "start"),
+    [(1, "fork"), (2, "fork"), (1, "spawn"), pytest.param(2, "spawn", marks=pytest.mark.slow)],
+)
 def test_workers_change_nothing(
     busy: DataConfig, expected: list[Batch], workers: int, start: Literal["fork", "spawn"]
 ) -> None:
