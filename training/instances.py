@@ -18,6 +18,9 @@ from training.geometry.camera import pixel_grid
 
 MEDIAN_GRID = 24
 """Points a side at which an instance's depth is looked up for its median."""
+CLEARANCE = 0.06
+"""Columns that end higher above an instance's lowest row, relative to its height, end in the air:
+a car's body leaves 0.15 of its height free below it, and most of its columns end there."""
 
 
 @dataclass(frozen=True)
@@ -161,10 +164,10 @@ def centres(depth: Tensor, K: Tensor, instances: Instances) -> Tensor:
 def ground_below(depth: Tensor, labels: Tensor, instances: Instances) -> tuple[Tensor, Tensor]:
     """Depth of the ground on which each instance stands.
 
-    The lowest mask pixel of each column touches the ground where background lies beneath it.
-    Inverse depth of a plane is linear in the row, so it is carried up from one and three
-    rows below; the deepest quarter of columns (mirrors, gaps under the body) is left out by
-    taking the median over columns.
+    The lowest mask pixel of each column touches the ground where background lies beneath it,
+    if it is one of the lowest of the whole instance (wheels, feet; `CLEARANCE`); the median over
+    such columns counts. The contact lies at that pixel's lower edge. Inverse depth of a plane is
+    linear in the row, so it is carried up to there from one and three rows below.
 
     Args:
         depth:  (N, 1, H, W);  labels: (N, H, W), 0 is background.
@@ -181,10 +184,9 @@ def ground_below(depth: Tensor, labels: Tensor, instances: Instances) -> tuple[T
     pair = instances.pair[:, None].expand_as(lowest)
     free = mask.any(1) & (lowest + 3 < H)
     free &= (labels[pair, near, columns] == 0) & (labels[pair, far, columns] == 0)
-    # Columns that end well above the box's bottom are overhangs, not wheels.
-    reach = instances.box[:, 3] - 0.25 * instances.height_px
-    free &= lowest >= reach[:, None]
-    disparity = 1.5 / depth[pair, 0, near, columns] - 0.5 / depth[pair, 0, far, columns]
+    bottom = instances.box[:, 3] - 0.5
+    free &= lowest >= (bottom - CLEARANCE * instances.height_px)[:, None]
+    disparity = 1.25 / depth[pair, 0, near, columns] - 0.25 / depth[pair, 0, far, columns]
     free &= disparity > 0
     median = disparity.masked_fill(~free, torch.nan).nanmedian(1).values
     known = free.any(1)
