@@ -68,6 +68,10 @@ class ObjectMotions:
             shape, expected = getattr(self, name).shape, (count, *_row_shape(column))
             if shape != expected:
                 raise PredictionError(f"object column {name} has shape {shape}, expected {expected}")
+            limits = np.iinfo(column.dtype) if column.dtype[0] in "iu" else None
+            values = getattr(self, name)
+            if limits and count and not limits.min <= values.min() <= values.max() <= limits.max:
+                raise PredictionError(f"object column {name} leaves the range of {np.dtype(column.dtype)}")
         _require_rigid("object motion", self.motion)
         if not np.isfinite(self.centre).all():
             raise PredictionError("object centres must be finite; check the depth that they come from")
