@@ -1,0 +1,1 @@
+"""Geometry against answers on paper."""
