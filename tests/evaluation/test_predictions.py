@@ -177,6 +177,7 @@ def test_another_size_or_a_depth_beyond_float16_is_not_written(tmp_path: Path) -
         ({"labels": np.zeros((3, 4, 6), np.int64)}, "labels are int64"),
         ({"later_T_earlier": np.zeros((3, 4, 4))}, "later_T_earlier is"),
         ({"later_T_earlier": np.stack([2 * np.eye(4)] * 2)}, "no rigid motion"),
+        ({"later_T_earlier": np.stack([np.diag([1.01, 1, 1, 1])] * 2)}, "no rigid motion"),
         ({"later_T_earlier": np.stack([np.diag([1.0, 1, -1, 1])] * 2)}, "no rigid motion"),
         ({"timestamps_s": np.array([0, 0.2, 0.2])}, "must rise"),
         ({"K": np.eye(4)}, "K is"),
