@@ -58,7 +58,7 @@ class CorrelationNet(nn.Module):
         both = torch.cat([earlier, later])
         colours = (both[:, :3] - 0.45) / 0.225 * both[:, 3:]
         found = self.features(torch.cat([colours, both[:, 3:]], 1))
-        first, second = F.normalize(found, dim=1).split(count)
+        first, second = F.normalize(found, dim=1).unflatten(0, (2, count))
         compared = torch.cat([correlate(first, second, self.reach), found[:count]], 1)
         return self.regress(self.compare(compared)) * OUTPUT_SCALE
 
