@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
 from pipeline.camera import Camera, FrameTransform, pinhole
 from pipeline.detections import Detections
@@ -14,6 +16,9 @@ from pipeline.masks import paste
 from pipeline.matching import MaskConfig, match, select
 from pipeline.shards.evidence import Overlaps
 from pipeline.streetworld.truth import FLOW_VISIBLE, read_truth
+from tests.conftest import ROOT
+from training.geometry.camera import pixel_grid
+from training.geometry.sampling import sample
 
 
 def test_convention_the_origin_is_the_centre_of_the_top_left_pixel() -> None:
@@ -40,6 +45,40 @@ def test_convention_resizing_maps_edges_to_edges() -> None:
 def test_convention_sizes_are_width_height_and_arrays_are_height_width() -> None:
     stored = FrameTransform.cover((40, 20), (20, 10)).apply(np.zeros((20, 40, 3), np.uint8))
     assert stored.shape == (10, 20, 3)
+
+
+def test_convention_sampling_at_a_pixel_reads_that_pixel() -> None:
+    image = torch.rand(1, 1, 5, 9, dtype=torch.float64)
+    torch.testing.assert_close(sample(image, pixel_grid(5, 9, like=image)[None]), image)
+
+
+SAMPLERS = {"grid_sample", "affine_grid", "interpolate", "upsample", "Upsample", "UpsamplingBilinear2d"}
+
+
+def test_convention_one_module_of_training_samples() -> None:
+    users: dict[str, list[ast.Call]] = {}
+    for path in sorted((ROOT / "training").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert not SAMPLERS & {alias.name for alias in node.names}, f"{path} hides a sampler"
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in SAMPLERS:
+                users.setdefault(str(path.relative_to(ROOT)), []).append(node)
+    at_home = users.pop("training/geometry/sampling.py")
+    corners = {
+        keyword.value.value
+        for call in at_home
+        if getattr(call.func, "attr", "") == "grid_sample"
+        for keyword in call.keywords
+        if keyword.arg == "align_corners" and isinstance(keyword.value, ast.Constant)
+    }
+    assert corners == {True}
+    # Features, not images, double each pixel inside the networks: no coordinates, nothing to shift.
+    for call in users.pop("training/networks/layers.py", []):
+        assert {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords} == {
+            "scale_factor": "2",
+            "mode": "'nearest'",
+        }
+    assert not users
 
 
 def test_convention_cameras_look_along_z_with_y_down() -> None:

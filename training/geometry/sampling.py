@@ -3,7 +3,8 @@
 Pixels (0, 0) is the CENTRE of the top-left pixel, so coordinates from -1 to 1 between the
 centres of the outer pixels, `align_corners=True`, are the ones that agree. Resizing maps pixel
 EDGES to pixel edges, u' = (u + 0.5) s - 0.5, which is `align_corners=False`. Nothing else in
-`training` calls `grid_sample` or `interpolate` (pipeline/CONVENTIONS.md; a test looks).
+`training` calls `grid_sample`, or `interpolate` on images and maps (pipeline/CONVENTIONS.md; a
+test looks); inside the networks features are doubled, pixel by pixel.
 """
 
 from __future__ import annotations
