@@ -67,24 +67,25 @@ def test_training_starts_from_a_smooth_map_at_the_initial_depth(architecture: st
 @pytest.mark.parametrize("architecture", ["resnet18", "dispresnet"])
 @pytest.mark.parametrize("push", [-1e4, 1e4])
 def test_depth_never_leaves_its_range(architecture: str, push: float) -> None:
-    net = small(architecture, min_depth=0.7, max_depth=30.0, scales=4)
+    # In float32 1/80 + (1/0.3 - 1/80) is more than 1/0.3.
+    net = small(architecture, min_depth=0.3, max_depth=80.0, scales=4)
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             if "heads" in name and name.endswith("bias"):
                 parameter.add_(push)
-    limit = 1 / 30.0 if push < 0 else 1 / 0.7
+    limit = 1 / 80.0 if push < 0 else 1 / 0.3
     for out in net(images(1, 40, 50)):
         assert_close(out, torch.full_like(out, limit))
-        assert ((out >= torch.tensor(1 / 30.0)) & (out <= torch.tensor(1 / 0.7))).all()
+        assert ((out >= torch.tensor(1 / 80.0)) & (out <= torch.tensor(1 / 0.3))).all()
 
 
 def test_the_range_holds_in_between_too() -> None:
-    net = small(min_depth=0.7, max_depth=30.0)
+    net = small(min_depth=0.3, max_depth=80.0)
     with torch.no_grad():
         net.get_parameter("body.heads.0.conv.weight").mul_(200)
     (out,) = net(images(2, 64, 64))
-    assert out.min() >= 1 / 30.0
-    assert out.max() <= 1 / 0.7
+    assert out.min() >= 1 / 80.0
+    assert out.max() <= 1 / 0.3
     assert out.max() / out.min() > 3
 
 
