@@ -28,6 +28,7 @@ from training.motion import MotionConfig, find_motions
 from training.networks.build import Networks
 from training.pairs import direct
 from training.sampler import SampleKey
+from training.windows import choose_clips
 from training.world import choose_device
 
 CHUNK = 8
@@ -65,9 +66,17 @@ def predict(
             depth_type=depth_type,  # type: ignore[arg-type]  # the index checks it
             clips=(),
         )
-    motion = checkpoint.config.objective.motion
+    objective = checkpoint.config.objective
     names = []
-    clips = predict_clips(networks, motion, shards, layer=layer, include=include, quiet=quiet)
+    clips = predict_clips(
+        networks,
+        objective.motion,
+        shards,
+        layer=layer,
+        include=include,
+        use_instances=objective.instances and checkpoint.progress.step > objective.instances_from,
+        quiet=quiet,
+    )
     for clip in clips:
         write_clip(out, clip, index)
         names.append(clip.name)
@@ -82,13 +91,19 @@ def predict_clips(
     shards: Path,
     layer: str = "default",
     include: tuple[str, ...] = (),
+    use_instances: bool = True,
     quiet: bool = True,
 ) -> Iterator[ClipPrediction]:
-    """The predictions, clip by clip, without writing them.
+    """The predictions, clip by clip, without writing them. A clip of one frame gets its depth.
 
     Args:
         networks: in evaluation mode, on the device to use.
         motion:   how the object network was trained to look.
+        use_instances: False for networks that were trained without masks: every pixel counts as
+            background, and there are no object motions.
+
+    Raises:
+        ShardError, ConfigError: what is missing or does not fit.
     """
     config = DataConfig(
         shards=(ShardSource(shards, layer),),
@@ -98,25 +113,51 @@ def predict_clips(
         include=include,
         workers=0,
     )
-    opened = ShardSet(shards)
-    if not any(clip.frames > 1 for clip in opened.manifest.clips):
-        raise ConfigError(f"{shards}: no clip has two frames; motion needs a pair")
-    dataset = WindowDataset(config)
-    rows: dict[int, dict[int, int]] = {}
-    for number in range(len(dataset.windows[0])):
-        clip_index, first, _ = dataset.windows[0][number]
-        rows.setdefault(clip_index, {})[first] = number
-    total = sum(opened.manifest.clips[index].frames for index in rows)
-    with tqdm(total=total, unit="frame", desc="predict", disable=quiet) as bar:
-        for clip_index, windows in rows.items():
-            clip = opened.manifest.clips[clip_index]
-            yield _predict_clip(networks, motion, dataset, opened, layer, clip, windows, bar)
+    with ShardSet(shards) as opened:
+        opened.masks_entry(layer)  # say at once that a layer is not there
+        names = set(choose_clips((clip.name for clip in opened.manifest.clips), include=include))
+        clips = [(index, clip) for index, clip in enumerate(opened.manifest.clips) if clip.name in names]
+        if not clips:
+            raise ConfigError(f"{shards}: no clip fits {', '.join(include)}; look at include")
+        rows: dict[int, dict[int, int]] = {}
+        if any(clip.frames > 1 for _, clip in clips):
+            dataset = WindowDataset(config)
+            for number in range(len(dataset.windows[0])):
+                clip_index, first, _ = dataset.windows[0][number]
+                rows.setdefault(clip_index, {})[first] = number
+        total = sum(clip.frames for _, clip in clips)
+        with tqdm(total=total, unit="frame", desc="predict", disable=quiet) as bar:
+            for index, clip in clips:
+                if clip.frames == 1:
+                    yield _predict_frame(networks, opened, layer, clip)
+                    bar.update()
+                else:
+                    yield _predict_clip(
+                        networks, motion, use_instances, dataset, opened, layer, clip, rows[index], bar
+                    )
+
+
+@torch.no_grad()
+def _predict_frame(networks: Networks, shards: ShardSet, layer: str, clip: ClipEntry) -> ClipPrediction:
+    """A clip of one frame: depth, and nothing that could move."""
+    image = torch.from_numpy(shards.image(clip, 0)).permute(2, 0, 1)[None]
+    disparity = networks.depth(image.to(networks.log_height.device).float() / 255)[0].float()
+    return ClipPrediction(
+        name=clip.name,
+        inverse_depth=disparity[:, 0].cpu().numpy(),
+        labels=shards.labels(layer, clip, 0)[None],
+        later_T_earlier=np.zeros((0, 4, 4)),
+        objects=ObjectMotions.empty(),
+        K=clip.intrinsics,
+        timestamps_s=shards.timestamps_s(clip),
+    )
 
 
 @torch.no_grad()
 def _predict_clip(
     networks: Networks,
     motion: MotionConfig,
+    use_instances: bool,
     dataset: WindowDataset,
     shards: ShardSet,
     layer: str,
@@ -136,7 +177,7 @@ def _predict_clip(
         images = torch.cat([batch.images[:, 0], batch.images[-1:, 1]])
         disparity = networks.depth(images)[0].float()
         depth = torch.stack([1 / disparity[:-1], 1 / disparity[1:]], 1)
-        pairs = direct(batch, depth)
+        pairs = direct(batch, depth, use_instances)
         motions = find_motions(networks.ego, networks.objects, pairs, motion)
         count = len(frames)
         found = motions.instances

@@ -35,3 +35,25 @@ def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name = f"test_{number:04d}"
         render_clip(folder / name, FIRST_SEED["test"] + number, ClipConfig(frames=frames, size=(208, 64)))
     return folder
+
+
+@pytest.fixture(scope="session")
+def street_shards(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shard set of `streets`, with true masks."""
+    from pipeline.build import BuildConfig, build
+    from pipeline.clip import FramesConfig
+    from pipeline.detectors import DetectorConfig
+    from pipeline.graph import GraphConfig
+    from pipeline.matching import MaskConfig
+    from pipeline.streetworld.truth import write_label_images
+
+    masks, folder = tmp_path_factory.mktemp("masks"), tmp_path_factory.mktemp("shards") / "set"
+    for clip in streets.iterdir():
+        write_label_images(clip, masks / clip.name)
+    config = BuildConfig(
+        frames=FramesConfig(size=(208, 64)),
+        detector=DetectorConfig(detector=f"masks:{masks}"),
+        masks=MaskConfig(min_area=20),
+    )
+    build(streets, folder, config, GraphConfig(workers=0), quiet=True)
+    return folder

@@ -94,9 +94,15 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         data = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise TrainingError(f"{path} does not exist; give a checkpoint that `train` wrote") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be read ({error.strerror or error})") from None
+    except pickle.UnpicklingError:
+        raise TrainingError(
+            f"{path} is damaged, or holds code besides tensors and plain values and was not read; do not use it"
+        ) from None
+    except Exception as error:  # a damaged file makes the unpickler stumble in many ways
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TrainingError(f"{path} is damaged or not a checkpoint ({first[:120]})") from None
+        raise TrainingError(f"{path} is damaged or not a checkpoint ({first[:120]}); use another") from None
     if not isinstance(data, dict):
         raise TrainingError(f"{path} is not a checkpoint of instance-motion")
     found = data.get("format"), data.get("version")
@@ -110,9 +116,17 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         raise TrainingError(f"{path}: {odd!r} is {'missing' if odd in KEYS else 'unknown'}; it is damaged")
     try:
         config = from_dict(TrainConfig, json.loads(data["config"]), where=str(path))
-        progress = Progress(**data["progress"])
-    except (ConfigError, TypeError, ValueError) as error:
+        progress = from_dict(Progress, data["progress"], where="progress")
+    except (ConfigError, TypeError, ValueError, RecursionError) as error:
         raise TrainingError(f"{path} is damaged ({error})") from None
+    for name, is_right in {
+        "networks": _holds_tensors(data["networks"]),
+        "averaged": data["averaged"] is None or _holds_tensors(data["averaged"]),
+        "optimiser": isinstance(data["optimiser"], dict),
+        "random": _holds_tensors(data["random"]) and "cpu" in data["random"],
+    }.items():
+        if not is_right:
+            raise TrainingError(f"{path} is damaged ({name} does not hold what it should); use another")
     return Checkpoint(
         config=config,
         networks=data["networks"],
@@ -121,6 +135,51 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         progress=progress,
         random=data["random"],
     )
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(torch.is_tensor, value.values()))
+
+
+def find_run(out: Path, resume: bool) -> Checkpoint | None:
+    """The checkpoint to go on from, or None for a new run.
+
+    Raises:
+        TrainingError: `out` holds a run and `resume` is not set, or the other way round.
+    """
+    last = out / "last.pt"
+    if resume:
+        if not last.is_file():
+            raise TrainingError(f"{last} does not exist, so there is nothing to resume; leave --resume out")
+        return load(last)
+    if last.is_file():
+        raise TrainingError(f"{out} holds a run already; --resume goes on with it, or choose another folder")
+    return None
+
+
+def require_same(found: TrainConfig, asked: TrainConfig) -> None:
+    """Refuse to resume with other settings, as far as they say what is learned from what.
+
+    Raises:
+        ConfigError: one line with the first setting that has changed.
+    """
+    free = {"steps", "device", "init_from", "compile", "checkpoint_every", "validate_every"}
+    free |= {"picture_every", "log_every", "bad_steps"}
+    before, now = to_dict(found), to_dict(asked)
+    for settings in (before, now):
+        for name in free:
+            settings.pop(name)
+        settings["data"].pop("workers")
+        settings["data"].pop("start_method")
+    if change := _first_change(before, now):
+        raise ConfigError(f"{change}; resume with the same settings, or start a new run with init_from")
+
+
+def _first_change(before: Any, now: Any, where: str = "") -> str | None:
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return None if before == now else f"{where} is {now}, the run to resume has {before}"
+    each = (_first_change(before[name], now[name], f"{where}.{name}".lstrip(".")) for name in before)
+    return next((change for change in each if change), None)
 
 
 def checkpoint_in(run: Path) -> Path:

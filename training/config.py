@@ -41,7 +41,7 @@ class OptimiserConfig:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"betas must lie in [0, 1), got {self.betas}")
-        if self.weight_decay < 0 or self.warmup < 0:
+        if not 0 <= self.weight_decay < math.inf or self.warmup < 0:
             raise ConfigError(
                 f"weight_decay and warmup must be 0 or more, got {self.weight_decay}, {self.warmup}"
             )
@@ -49,7 +49,7 @@ class OptimiserConfig:
             raise ConfigError(
                 f"decay_after must lie in [0, 1], decay in (0, 1], got {self.decay_after}, {self.decay}"
             )
-        if self.clip_norm is not None and self.clip_norm <= 0:
+        if self.clip_norm is not None and not self.clip_norm > 0:
             raise ConfigError(f"clip_norm must be positive, got {self.clip_norm}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ConfigError(f"ema must lie in (0, 1), got {self.ema}")

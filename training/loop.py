@@ -25,7 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from pipeline.configuration import to_dict
-from pipeline.errors import ConfigError, TrainingError
+from pipeline.errors import TrainingError
 from training import checkpoint as checkpoints
 from training.anchors import initial_log_heights
 from training.checkpoint import Checkpoint, Progress
@@ -36,6 +36,15 @@ from training.objective import ObjectiveConfig, Step, training_step
 from training.record import Record
 from training.sampler import SamplerState
 from training.world import World, join_world
+
+TERMS = (
+    *("photometric", "instance_photometric", "geometric", "smoothness"),
+    *("size", "contact", "consistency"),
+)
+"""Every term that a step may have; a batch without instances has fewer."""
+
+HEIGHT_WINDOWS = 64
+"""Windows over which the classes' first heights are measured."""
 
 
 def train(
@@ -65,7 +74,7 @@ def train(
             checkpoint that does not fit; losses that keep being no numbers.
     """
     with join_world(config.device) as world, _stop_on_signal() as stop:
-        found = _find_run(out, resume)
+        found = checkpoints.find_run(out, resume)
         return _Training(config, out, world, found, quiet, say).run(stop)
 
 
@@ -95,7 +104,7 @@ class _Training:
         self.config, self.out, self.world = config, out, world
         self.quiet, self.say = quiet or not world.leads, say if world.leads else lambda line: None
         if found is not None:
-            _require_same(found.config, config)
+            checkpoints.require_same(found.config, config)
         torch.manual_seed(config.training_seed)
         self.progress = found.progress if found else Progress()
         self.loader = self._make_loader()
@@ -108,6 +117,9 @@ class _Training:
             if config.optimise.ema
             else None
         )
+        if self.average is not None:
+            # Else the first update would be copied instead of averaged: not so after a resume.
+            self.average.n_averaged.fill_(1)
         # After the average has been copied: the wrappers must not be copied with it.
         self.model = self._make_model()
         self.optimiser = make_optimiser(self.networks, config.optimise)
@@ -115,7 +127,6 @@ class _Training:
             self.optimiser.load_state_dict(found.optimiser)
             if self.average is not None and found.averaged is not None:
                 self.average.module.load_state_dict(found.averaged)
-                self.average.n_averaged.fill_(1)
             checkpoints.set_random_states(found.random)
         self.record = Record(out, world.leads, first_step=self.progress.step)
 
@@ -157,6 +168,8 @@ class _Training:
         for group in self.optimiser.param_groups:
             group["lr"] = group["initial_lr"] * config.rate_at(step, self.config.steps)
         self.model.train()
+        # Statistics of normalisation change in the forward pass already.
+        statistics = [(buffer, buffer.clone()) for buffer in self.networks.buffers()]
         outcome: Step = self.model(batch, step)
         self.optimiser.zero_grad(set_to_none=True)
         # Also where the loss is bad: data-parallel processes must all arrive here.
@@ -164,9 +177,13 @@ class _Training:
         norm = nn.utils.clip_grad_norm_(
             self.networks.parameters(), math.inf if config.clip_norm is None else config.clip_norm
         )
-        bad = self.world.any(not bool(torch.isfinite(outcome.total) & torch.isfinite(norm)))
+        # Nothing is visible under a motion that is no number, so that the loss may well be one.
+        finite = torch.isfinite(outcome.total) & torch.isfinite(norm)
+        bad = self.world.any(not bool(finite & torch.isfinite(outcome.motions.regions).all()))
         in_a_row = self.progress.bad_in_a_row + 1 if bad else 0
         if bad:
+            for buffer, before in statistics:
+                buffer.copy_(before)
             self._refuse(batch, outcome, step, in_a_row)
         else:
             self.optimiser.step()
@@ -187,8 +204,11 @@ class _Training:
         Raises:
             TrainingError: it has happened `bad_steps` times in a row.
         """
-        bad = [name for name, value in outcome.terms.items() if not bool(torch.isfinite(value))]
-        culprit = f"term {bad[0]}" if bad else "the gradient"
+        finite = {name: bool(torch.isfinite(value)) for name, value in outcome.terms.items()}
+        # Of all processes: the one that speaks may have had a good batch itself.
+        found = self.world.any_of([not finite.get(name, True) for name in TERMS])
+        bad = [name for name, is_bad in zip(TERMS, found, strict=True) if is_bad]
+        culprit = f"term {bad[0]}" if bad else "a motion or the gradient"
         path = self.record.keep_batch(batch, step, self.world.rank)
         self.say(f"step {step}: {culprit} is not a number; no update; batch kept in {path}")
         if in_a_row >= self.config.bad_steps:
@@ -216,7 +236,8 @@ class _Training:
             weight += len(batch)
         networks.train()
         weight = self.world.mean(weight)
-        means = {name: float(self.world.mean(value) / weight) for name, value in sums.items()}
+        sums = {name: value / weight for name, value in sums.items()}
+        means = self.world.means(sums, ("total", *TERMS))
         self.record.scalars("validation", means, self.progress.step)
         # Terms of anchors come and go with the curriculum; what is compared must not.
         loss = means["photometric"]
@@ -228,10 +249,7 @@ class _Training:
     def _log(self, outcome: Step, step: int, bar: tqdm) -> None:
         config = self.config
         if step % config.log_every == 0:
-            terms = {"total": outcome.total, **outcome.terms}
-            means = dict(
-                zip(terms, self.world.mean(torch.stack(list(terms.values())).detach()).tolist(), strict=True)
-            )
+            means = self.world.means({"total": outcome.total, **outcome.terms}, ("total", *TERMS))
             rate = self.optimiser.param_groups[0]["lr"]
             self.record.scalars("train", {**means, "rate": rate}, step)
             bar.set_postfix_str(f"loss {means['total']:.4f}, photometric {means['photometric']:.4f}")
@@ -259,14 +277,19 @@ class _Training:
 
     def _measure_heights(self) -> None:
         """Begin the classes' heights where the depth that has been learned so far puts them."""
+        # One by one, so that they are the same windows for any batch and number of processes.
         probe = make_loader(
-            dataclasses.replace(self.config.data, workers=0),
+            dataclasses.replace(self.config.data, workers=0, batch_size=1),
             state=SamplerState(),
             device=self.world.device,
         )
-        heights = initial_log_heights(self.networks, probe)
+        heights = initial_log_heights(self.networks, probe, HEIGHT_WINDOWS)
         with torch.no_grad():
             self.networks.log_height.copy_(heights)
+            if self.average is not None:
+                averaged = self.average.module
+                assert isinstance(averaged, Networks)
+                averaged.log_height.copy_(heights)
 
     def _make_loader(self) -> Loader:
         return make_loader(
@@ -298,7 +321,7 @@ class _Training:
         networks = make_networks(chosen, motion.object_input, motion.crop_px)
         if source is not None:
             weights = source.networks if found is not None else source.weights
-            checkpoints.fill(networks, weights, str(config.init_from or self.out / "last.pt"))
+            checkpoints.fill(networks, weights, str(config.init_from if found is None else self.out))
             if found is None:
                 self.say(f"weights from {config.init_from}")
         else:
@@ -344,35 +367,6 @@ def make_optimiser(networks: Networks, config: OptimiserConfig) -> torch.optim.O
     for group in groups:
         group["initial_lr"] = group["lr"]
     return kind(groups, betas=config.betas, weight_decay=config.weight_decay)
-
-
-def _find_run(out: Path, resume: bool) -> Checkpoint | None:
-    last = out / "last.pt"
-    if resume:
-        if not last.is_file():
-            raise TrainingError(f"{last} does not exist, so there is nothing to resume; leave --resume out")
-        return checkpoints.load(last)
-    if last.is_file():
-        raise TrainingError(f"{out} holds a run already; --resume goes on with it, or choose another folder")
-    return None
-
-
-def _require_same(found: TrainConfig, asked: TrainConfig) -> None:
-    """Settings that a resumed run may not change: those that say what is learned from what."""
-    free = {"steps", "device", "init_from", "compile", "checkpoint_every", "validate_every"}
-    free |= {"picture_every", "log_every", "bad_steps"}
-    before, now = to_dict(found), to_dict(asked)
-    for settings in (before, now):
-        for name in free:
-            settings.pop(name)
-        settings["data"].pop("workers")
-        settings["data"].pop("start_method")
-    changed = [name for name in before if before[name] != now[name]]
-    if changed:
-        raise ConfigError(
-            f"settings of {changed[0]!r} differ from those of the run to resume; "
-            "use the same, or start a new run with init_from"
-        )
 
 
 @contextmanager

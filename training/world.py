@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -35,13 +35,34 @@ class World:
         dist.all_reduce(total)
         return total / self.size
 
+    def means(self, values: dict[str, Tensor], names: Sequence[str]) -> dict[str, float]:
+        """Mean of each value over all processes, in the order of `names`.
+
+        Where a process lacks a value it counts as 0; a value that all lack is left out. So all
+        exchange the same numbers, whichever of them had a batch without instances.
+
+        Raises:
+            ValueError: a value that is not among `names`.
+        """
+        if strange := set(values) - set(names):
+            raise ValueError(f"{sorted(strange)} are not among {list(names)}")
+        absent = torch.zeros((), device=self.device)
+        there = torch.tensor([float(name in values) for name in names], device=self.device)
+        found = torch.stack([values.get(name, absent).detach() for name in names])
+        mean, share = self.mean(torch.stack([found, there])).tolist()
+        return {name: value for name, value, seen in zip(names, mean, share, strict=True) if seen}
+
     def any(self, flag: bool) -> bool:
         """Whether any process says so; all get the same answer."""
+        return self.any_of([flag])[0]
+
+    def any_of(self, flags: Sequence[bool]) -> list[bool]:
+        """The same for several questions at once."""
         if self.size == 1:
-            return flag
-        votes = torch.tensor(float(flag), device=self.device)
+            return list(flags)
+        votes = torch.tensor([float(flag) for flag in flags], device=self.device)
         dist.all_reduce(votes, op=dist.ReduceOp.MAX)
-        return bool(votes.item())
+        return [bool(vote) for vote in votes.tolist()]
 
     def wait(self) -> None:
         """Until all processes are here."""

@@ -29,7 +29,7 @@ def sample(
 
     Args:
         image: (B, C, H, W) floating point.
-        uv: (B, h, w, 2) positions (u, v) in pixels of `image`.
+        uv: (B, h, w, 2) positions (u, v) in pixels of `image`; one that is no number lies outside.
         mode: Interpolation.
         padding: What lies outside: 0 (fading over one pixel), or the nearest pixel of the border.
 
@@ -42,6 +42,8 @@ def sample(
         how = "replicate" if padding == "border" else "constant"
         return sample(F.pad(image, (1, 1, 1, 1), mode=how), uv + 1, mode, padding)
     grid = torch.addcmul(uv.new_tensor(-1.0), uv, uv.new_tensor([2 / (W - 1), 2 / (H - 1)]))
+    # On the CPU torch's backward pass crashes the process at positions that are no number.
+    grid = grid.nan_to_num(nan=-2.0)
     return F.grid_sample(image, grid, mode=mode, padding_mode=padding, align_corners=True)
 
 
