@@ -56,6 +56,39 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
+def read_recipe(path: Path) -> dict[str, Any]:
+    """A YAML mapping that may build on another file of its folder: `extends: other.yaml`.
+
+    What it says itself goes before what the other says, key by key.
+
+    Raises:
+        ConfigError: not plain YAML, a file outside the folder, or files that extend each other.
+    """
+    return _read_recipe(path, ())
+
+
+def _read_recipe(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
+    if path in before:
+        raise ConfigError(f"{path} extends itself, by way of {before[-1].name}; break the circle")
+    data = read_yaml(path)
+    name = data.pop("extends", None)
+    if name is None:
+        return data
+    if not isinstance(name, str) or Path(name).name != name:
+        raise ConfigError(f"{path}: extends {name!r}; expected the name of a file in the same folder")
+    return _merged(_read_recipe(path.with_name(name), (*before, path)), data)
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over`, and what `base` has beside it."""
+    both = {
+        key: _merged(base[key], value)
+        for key, value in over.items()
+        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+    }
+    return {**base, **over, **both}
+
+
 def canonical_json(data: Any) -> str:
     """One text for equal data: sorted keys, no spaces, no NaN."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)

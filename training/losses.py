@@ -75,13 +75,14 @@ def depth_difference(sampled_depth: Tensor, moved_depth: Tensor) -> Tensor:
     return (sampled_depth - moved_depth).abs() / total
 
 
-def smoothness(disparity: Tensor, image: Tensor) -> Tensor:
+def smoothness(disparity: Tensor, image: Tensor, edge_gain: float = 1.0) -> Tensor:
     """Edge-aware first-order smoothness of mean-normalised disparity (Godard et al. 2019, Eq. 3).
 
     Args:
         disparity: (N, 1, H, W) inverse depth. Its own mean is divided out, so that shrinking
             it is not rewarded.
         image:     (N, 3, H, W) in [0, 1]; slopes are cheap where it has edges.
+        edge_gain: steepness of exp(-gain |dI|); at 1 even a strong edge hardly counts.
 
     Returns:
         (), mean over images and pixels.
@@ -92,7 +93,7 @@ def smoothness(disparity: Tensor, image: Tensor) -> Tensor:
         if disparity.shape[dim] > 1:
             slope = relative.diff(dim=dim).abs()
             edge = image.diff(dim=dim).abs().mean(1, keepdim=True)
-            total = total + (slope * torch.exp(-edge)).mean()
+            total = total + (slope * torch.exp(-edge_gain * edge)).mean()
     return total
 
 

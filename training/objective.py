@@ -34,8 +34,10 @@ class ObjectiveConfig:
     """Weight of the same, averaged per instance, so that small ones count."""
     geometric: float = 0.5
     """Weight of the difference between the two frames' depths, averaged per region; 0: off."""
-    smoothness: float = 0.1
+    smoothness: float = 0.01
     """Weight of the edge-aware slope of disparity."""
+    edge_gain: float = 10.0
+    """How fast that weight falls with the slope of the image, which is 1 from black to white."""
     ssim_weight: float = losses.SSIM_WEIGHT
     """Share of structural similarity in the photometric term."""
     occlusion_weight: bool = True
@@ -52,7 +54,7 @@ class ObjectiveConfig:
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
 
     def __post_init__(self) -> None:
-        for name in ("photometric", "instance_photometric", "geometric", "smoothness"):
+        for name in ("photometric", "instance_photometric", "geometric", "smoothness", "edge_gain"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if not 0 <= self.ssim_weight <= 1:
@@ -91,7 +93,7 @@ def training_step(nets: Networks, batch: Batch, config: ObjectiveConfig, step: i
     scales = [_at_scale(pairs, disparity) for disparity in disparities[1:]]
     found = [view_terms(each, motions, config, step, batch.images.shape[1]) for each in [pairs, *scales]]
     terms = {name: torch.stack([each[0][name] for each in found]).mean() for name in found[0][0]}
-    terms["smoothness"] = multi_scale_smoothness(disparities, batch.images)
+    terms["smoothness"] = multi_scale_smoothness(disparities, batch.images, config.edge_gain)
     weights = {name: getattr(config, name) for name in terms}
     if use_instances:
         terms |= anchor_terms(pairs, motions, nets.log_height, config.anchors)
@@ -142,11 +144,13 @@ def view_terms(
 def usable_pixels(view: InverseWarp, pairs: Pairs) -> Tensor:
     """(N, 1, H, W) bool: inside the source, of a region whose motion is known, and not hidden there.
 
-    Background that lands on an instance of the source is hidden by it.
+    Background that lands on an instance of the source is hidden by it, and so is an instance that
+    lands on one without a match. (Where it lands on background or another, its motion may be wrong.)
     """
     ours = pairs.labels_t[:, None]
     theirs = sample(pairs.labels_s[:, None].to(view.uv.dtype), view.uv.detach(), mode="nearest")
-    return view.visible & (ours >= 0) & ((ours > 0) | (theirs.round() == 0))
+    theirs = theirs.round()
+    return view.visible & ((ours == 0) & (theirs == 0) | (ours > 0) & (theirs >= 0))
 
 
 def fits_better_warped(error: Tensor, pairs: Pairs, ssim_weight: float) -> Tensor:
@@ -179,14 +183,14 @@ def nearest_source(cost: Tensor, frames: int) -> Tensor:
     return keep
 
 
-def multi_scale_smoothness(disparities: list[Tensor], images: Tensor) -> Tensor:
+def multi_scale_smoothness(disparities: list[Tensor], images: Tensor, edge_gain: float) -> Tensor:
     """(): smoothness at every scale, halved from each to the next (Godard et al. 2019)."""
     flat = images.flatten(0, 1)
     total = flat.new_zeros(())
     for level, disparity in enumerate(disparities):
         H, W = disparity.shape[-2:]
         small = resize(flat, (H, W), "area") if level else flat
-        total = total + losses.smoothness(disparity.flatten(0, 1), small) / 2**level
+        total = total + losses.smoothness(disparity.flatten(0, 1), small, edge_gain) / 2**level
     return total
 
 

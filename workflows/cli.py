@@ -23,7 +23,7 @@ from typing import Any
 
 import tyro
 
-from pipeline.configuration import read_yaml
+from pipeline.configuration import read_recipe
 from pipeline.errors import ConfigError, InstanceMotionError
 
 PROGRAM = "instance-motion"
@@ -32,19 +32,25 @@ COMMANDS: dict[str, str] = {
     "remask": "new masks under other thresholds, without running a network",
     "inspect": "what is in a shard set: table, JSON, overlay video, contact sheet",
     "verify": "check every checksum and invariant of a shard set",
-    "evaluate": "score masks, matches and tracks against streetworld's truth",
+    "train": "shard sets -> checkpoint: depth, camera motion, object motion",
+    "predict": "checkpoint and shard set -> depth, motions, trajectories",
+    "evaluate": "score masks, tracks and predictions against streetworld's truth",
+    "export": "depth and camera motion as ONNX files",
     "streetworld": "render synthetic streets with exact truth",
     "train-detector": "train the bundled detector on streetworld, and measure it",
     "quickstart": "all of it on synthetic streets, offline, in minutes",
 }
+UNPREFIXED = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+PREFIXED = (tyro.conf.OmitSubcommandPrefixes,)
+"""For a command whose settings would otherwise share names: its module says PREFIXES = True."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again to go on", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop or 'stopped; run the same command again to go on'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever reads our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,7 +88,7 @@ def _parse(module: ModuleType, name: str, arguments: Sequence[str]) -> Any:
     default = tyro.MISSING_NONPROP
     if hasattr(module, "from_recipe"):
         recipe, arguments = _take_option(arguments, "--recipe")
-        default = module.from_recipe(read_yaml(Path(recipe)) if recipe else {})
+        default = module.from_recipe(read_recipe(Path(recipe)) if recipe else {})
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -92,7 +98,7 @@ def _parse(module: ModuleType, name: str, arguments: Sequence[str]) -> Any:
                 description=module.__doc__,
                 args=arguments,
                 default=default,
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+                config=PREFIXED if getattr(module, "PREFIXES", False) else UNPREFIXED,
             )
     except SystemExit as stop:
         if stop.code in (0, None):

@@ -2,6 +2,7 @@
 
 evaluate tracks   matched pairs and tracks against true object ids
 evaluate masks    average precision of raw detections, or of a masks layer
+evaluate motion   depth, camera motion and object motion of predictions
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 import tyro
 
 from evaluation.masks import FrameMasks, MaskAP, ap_table, mask_ap
-from evaluation.tracks import TrackCounts, TrackedFrame, count_tracks, figures, resample_ids
+from evaluation.streetworld import score_streetworld
+from evaluation.tracks import Figure, TrackCounts, TrackedFrame, count_tracks, figures, resample_ids
 from pipeline.build import DEFAULT_LAYER
 from pipeline.configuration import to_dict
 from pipeline.errors import ShardError
@@ -54,12 +56,30 @@ class Masks:
     """Print the figures as JSON."""
 
 
+@dataclass(frozen=True)
+class Motion:
+    """Depth, camera motion and object motion of predictions against exact truth."""
+
+    predictions: tyro.conf.Positional[Path]
+    """Folder that `predict` wrote."""
+    truth: tyro.conf.Positional[Path]
+    """Folder of the streetworld clips that the shard set was built from."""
+    json: bool = False
+    """Print the figures as JSON."""
+
+
 Arguments = (
-    Annotated[Tracks, tyro.conf.subcommand("tracks")] | Annotated[Masks, tyro.conf.subcommand("masks")]
+    Annotated[Tracks, tyro.conf.subcommand("tracks")]
+    | Annotated[Masks, tyro.conf.subcommand("masks")]
+    | Annotated[Motion, tyro.conf.subcommand("motion")]
 )
 
 
-def run(arguments: Tracks | Masks) -> int:
+def run(arguments: Tracks | Masks | Motion) -> int:
+    if isinstance(arguments, Motion):
+        found = score_streetworld(arguments.predictions, arguments.truth)
+        print(json.dumps([to_dict(each) for each in found], indent=1) if arguments.json else _lines(found))
+        return 0
     with ShardSet(arguments.shards) as shards:
         if isinstance(arguments, Tracks):
             counts = score_tracks(shards, arguments.truth, arguments.layer, arguments.min_area)
@@ -71,8 +91,7 @@ def run(arguments: Tracks | Masks) -> int:
                 print(
                     f"{protocol}; {counts.frames} frames, {counts.objects} objects, {counts.switches} switches"
                 )
-                for figure in found:
-                    print(f"{figure.name:32}  {figure.value:.4f} {figure.unit} (of {figure.count})")
+                print(_lines(found))
         else:
             results = score_masks(shards, arguments.truth)
             print(
@@ -81,6 +100,14 @@ def run(arguments: Tracks | Masks) -> int:
                 else ap_table(results)
             )
     return 0
+
+
+def _lines(found: list[Figure]) -> str:
+    """One line a figure."""
+    width = max(len(figure.name) for figure in found)
+    return "\n".join(
+        f"{figure.name:{width}}  {figure.value:.4f} {figure.unit} (of {figure.count})" for figure in found
+    )
 
 
 def score_tracks(shards: ShardSet, truth: Path, layer: str, min_area: int) -> TrackCounts:
