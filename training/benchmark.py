@@ -1,10 +1,10 @@
 """What the trainer's work costs, beside its plain reference: `python -m training.benchmark`.
 
 Every case runs in a process of its own, once to see how far memory rises above its inputs and
-then a few times for the median; ours and the reference take turns, so that other work on the
-machine harms both alike. `released` is the authors' code, measured once on 2 CPU threads at
-832x256, batch 4, 3 instances. Compare times of one run only, and set OMP_WAIT_POLICY=PASSIVE:
-threads that spin while they wait triple them.
+then a few times for the median. `released` is the authors' code, measured once on 2 idle CPU threads
+at 832x256, batch 4, 3 instances. Set OMP_WAIT_POLICY=PASSIVE: threads that spin while they wait
+triple the times. On a busy machine look at CPU seconds: divided by the threads they are about
+what the clock would show on an idle one.
 
 To measure something else add a `Case`: a function from the setting to the work, inputs made.
 """
@@ -75,7 +75,7 @@ class Cost:
     """Medians of wall clock and of CPU time over all threads, and memory above the inputs."""
 
     wall_s: float
-    cpu_s: float
+    cpu_s: float | None
     memory_mib: float | None
 
 
@@ -164,7 +164,8 @@ def main(setting: Setting) -> None:
         f"load before the start {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     )
     print(
-        f"{'case':28} {'version':10} {'wall s':>8} {'CPU s':>8} {'MiB':>8}   {'times as fast':>14} {'memory':>8}"
+        f"{'case':28} {'version':10} {'wall s':>8} {'CPU s':>8} {'MiB':>8}"
+        "   ours is: by wall  by CPU  of the memory"
     )
     for case in CASES:
         if setting.only not in case.name:
@@ -173,22 +174,27 @@ def main(setting: Setting) -> None:
         rows = [("ours", ours)]
         if case.reference is not None and setting.with_reference:
             rows.append(("reference", _measure_apart(case.name, "reference", setting)))
-        if case.released is not None:
-            rows.append(("released", Cost(case.released[0], float("nan"), case.released[1])))
+        if case.released is not None and _as_released(setting):
+            rows.append(("released", Cost(case.released[0], None, case.released[1])))
         for version, cost in rows:
             print(_row(case.name if version == "ours" else "", version, cost, ours), flush=True)
 
 
 def _row(name: str, version: str, cost: Cost, ours: Cost) -> str:
     """A line of the table; the last columns compare with ours."""
+    cpu = "-" if cost.cpu_s is None else f"{cost.cpu_s:.3f}"
     memory = "-" if cost.memory_mib is None else f"{cost.memory_mib:.0f}"
-    line = f"{name:28} {version:10} {cost.wall_s:8.3f} {cost.cpu_s:8.3f} {memory:>8}"
+    line = f"{name:28} {version:10} {cost.wall_s:8.3f} {cpu:>8} {memory:>8}"
     if cost is ours:
         return line
-    share = "-"
-    if cost.memory_mib and ours.memory_mib is not None:
-        share = f"{ours.memory_mib / cost.memory_mib:.2f}"
-    return f"{line}   {cost.wall_s / ours.wall_s:13.1f}x {share:>8}"
+    by_cpu = f"{cost.cpu_s / ours.cpu_s:.1f}x" if cost.cpu_s and ours.cpu_s else "-"
+    share = f"{ours.memory_mib / cost.memory_mib:.2f}" if cost.memory_mib and ours.memory_mib else "-"
+    return f"{line} {cost.wall_s / ours.wall_s:17.1f}x {by_cpu:>7} {share:>14}"
+
+
+def _as_released(setting: Setting) -> bool:
+    """Whether the released code was measured on the same work."""
+    return (setting.size, setting.batch, setting.instances, setting.device) == ((832, 256), 4, 3, "cpu")
 
 
 def _measure_apart(name: str, version: Literal["ours", "reference"], setting: Setting) -> Cost:
@@ -270,4 +276,4 @@ def _street(setting: Setting, channels: int) -> _Street:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Setting, description=__doc__))
+    main(tyro.cli(Setting, prog="python -m training.benchmark", description=__doc__))
