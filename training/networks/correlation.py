@@ -74,13 +74,13 @@ def correlate(first: Tensor, second: Tensor, reach: int) -> Tensor:
         <first(u, v), second(u + du, v + dv)>, 0 outside.
     """
     count, _, h, w = first.shape
+    rows, wide = 2 * reach + 1, w + 2 * reach
     padded = F.pad(second, (reach, reach, reach, reach))
-    # One product of matrices with everything, then the local ones: at this size far faster
-    # than a product per displacement.
-    products = first.flatten(2).mT @ padded.flatten(2)  # (I, h w, padded)
-    wide = w + 2 * reach
-    steps = torch.arange(2 * reach + 1, device=first.device)
-    shifts = (steps[:, None] * wide + steps).flatten()
-    starts = torch.arange(h, device=first.device)[:, None] * wide + torch.arange(w, device=first.device)
-    nearby = (starts.flatten()[:, None] + shifts).expand(count, -1, -1)
-    return products.gather(2, nearby).mT.unflatten(2, (h, w))
+    # One product of matrices a row, with all columns of the rows around it, then the local
+    # ones: far faster than a product per displacement.
+    around = padded.unfold(2, rows, 1).permute(0, 2, 1, 4, 3).flatten(3)  # (I, h, C, rows wide)
+    products = first.permute(0, 2, 3, 1) @ around  # (I, h, w, rows wide)
+    dv = torch.arange(rows, device=first.device)[:, None] * wide
+    shifts = (dv + torch.arange(rows, device=first.device)).flatten()
+    nearby = torch.arange(w, device=first.device)[:, None] + shifts
+    return products.gather(3, nearby.expand(count, h, -1, -1)).permute(0, 3, 1, 2)
