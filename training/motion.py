@@ -239,4 +239,7 @@ def _explained_by_camera(found: Tensor, pairs: Pairs, camera: Tensor, instances:
 def _gate(found: Tensor, pairs: Pairs, camera: Tensor, instances: Instances) -> Tensor:
     """Identity where the camera explains an instance: a parked car's motion is taken from its depth."""
     still = _explained_by_camera(found, pairs, camera, instances)
-    return torch.where(still[:, None, None], torch.eye(4, device=found.device), found)
+    stop = torch.where(still[:, None, None], torch.eye(4, device=found.device) - found, 0)
+    # The gradient passes, or what is stopped could never learn to move: a network that begins at
+    # "does not move" is stopped everywhere.
+    return found + stop.detach()

@@ -357,10 +357,21 @@ def test_the_gate_stops_what_the_camera_explains_and_nothing_else(streets: Path)
     wrong[parked, 3] += 0.05  # half a metre sideways at ten
     config = MotionConfig(refinements=0, object_input="frame", static_gate=True)
     motions = find_motions(Answers(ego), Answers(wrong), pairs, config)
-    still = (motions.objects == torch.eye(4)).flatten(1).all(1)
+    still = ((motions.objects - torch.eye(4)).abs() < 1e-6).flatten(1).all(1)
     assert torch.equal(still, parked)
     free = find_motions(Answers(ego), Answers(wrong), pairs, replace(config, static_gate=False))
     assert_close(motions.objects[~parked], free.objects[~parked])
+
+
+def test_what_the_gate_stops_can_still_learn_to_move() -> None:
+    """A network that begins at "does not move" is stopped everywhere, as it explains no more than the camera."""
+    answer = torch.zeros(1, 6, requires_grad=True)
+    config = MotionConfig(static_gate=True, object_input="frame")
+    motions = find_motions(Answers(STILL), Answers(answer), made_pairs(), config)
+    assert_close(motions.objects, torch.eye(4).expand(8, 4, 4))
+    motions.regions[0, 1, 0, 3].backward()
+    assert answer.grad is not None
+    assert answer.grad.any()
 
 
 @pytest.mark.parametrize(
