@@ -31,6 +31,8 @@ class Record:
         self._board: SummaryWriter | None = None
         if writes:
             out.mkdir(parents=True, exist_ok=True)
+            for partial in out.glob(".*.partial"):  # a kill in the middle of a file
+                partial.unlink()
             kept = [
                 row
                 for row in read_metrics(out)
