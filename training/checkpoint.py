@@ -94,8 +94,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         data = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise TrainingError(f"{path} does not exist; give a checkpoint that `train` wrote") from None
-    except OSError as error:
-        raise TrainingError(f"{path} cannot be read ({error.strerror or error})") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise TrainingError(f"{path} cannot be read ({error.strerror}); give a checkpoint file") from None
     except pickle.UnpicklingError:
         raise TrainingError(
             f"{path} is damaged, or holds code besides tensors and plain values and was not read; do not use it"

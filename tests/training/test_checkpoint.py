@@ -139,7 +139,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
-    assert refused(tmp_path) == " cannot be read (Is a directory)"
+    assert refused(tmp_path) == " cannot be read (Is a directory); give a checkpoint file"
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, -1])
