@@ -1,4 +1,4 @@
-"""The quickstart: synthetic streets -> video -> shards -> other masks -> tables and pictures.
+"""The quickstart: synthetic streets -> video -> shards -> other masks -> training -> tables, pictures.
 
 Everything a user does with real video, in minutes, offline, on two CPU cores, with figures
 that can be checked, because streetworld knows the truth.
@@ -9,26 +9,49 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from evaluation.masks import ap_table
+from evaluation.predict import predict, predict_clips
+from evaluation.predictions import ClipPrediction, read_clips
+from evaluation.streetworld import score_streetworld
 from evaluation.tracks import figures
 from pipeline.build import DEFAULT_LAYER, BuildConfig, build
 from pipeline.clip import FramesConfig
+from pipeline.configuration import from_dict, read_recipe
 from pipeline.graph import GraphConfig
 from pipeline.inspection import compare_layers, summarise
 from pipeline.matching import MaskConfig
 from pipeline.overlay import contact_sheet, draw, overlay_frames, write_picture, write_video
 from pipeline.remask import remask
 from pipeline.shards.reader import ShardSet
+from training.checkpoint import load
+from training.config import TrainConfig
+from training.data import ShardSource
+from training.loop import train
+from training.networks.build import make_networks
+from training.pictures import colour_disparity
+from training.record import read_metrics
 from workflows.commands.build import summary
 from workflows.commands.evaluate import score_masks, score_tracks
 from workflows.streetworld import render
 
 STRICT = "strict"
+RECIPE = Path(__file__).parent / "recipes" / "train-streetworld.yaml"
+SHOWN = (
+    "AbsRel, all",
+    "AbsRel, background",
+    "AbsRel, object",
+    "d<1.25, all",
+    "camera direction error",
+    "camera rotation error",
+    "object translation error, relative",
+)
+""" Figures of the quickstart's table, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +65,27 @@ class QuickstartConfig:
     size: tuple[int, int] = (416, 128)
     """Width and height of the videos and of the stored frames."""
     graph: GraphConfig = field(default_factory=lambda: GraphConfig(workers=2))
+    train_clips: int = 40
+    """Clips to train on."""
+    train_frames: int = 8
+    """Frames of each."""
+    train_size: tuple[int, int] = (208, 64)
+    """Width and height at which depth and motion are trained and predicted."""
+    steps: int = 400
+    """Training steps."""
 
 
 def quickstart(out: Path, config: QuickstartConfig, say: Callable[[str], None] = print) -> None:
     """Run all steps into OUT, saying before each what a user would type. Finished steps are kept."""
+    make_data(out, config, say)
+    learn(out, config, say)
+    say(
+        f"\nLook at {out / 'sheet.jpg'}, {out / 'overlay.mp4'}, {out / 'picture.jpg'} and {out / 'depth.png'}."
+    )
+
+
+def make_data(out: Path, config: QuickstartConfig, say: Callable[[str], None]) -> None:
+    """First part: video to shards, and what the shards are worth."""
     streets, shards_folder = out / "streets", out / "shards"
 
     with _step(say, f"instance-motion streetworld {streets} --split test --clips {config.clips}"):
@@ -76,7 +116,87 @@ def quickstart(out: Path, config: QuickstartConfig, say: Callable[[str], None] =
         with _step(say, f"instance-motion evaluate masks {shards_folder} {streets / 'test'}"):
             say(ap_table(score_masks(shards, streets / "test")))
 
-    say(f"\nLook at {out / 'sheet.jpg'}, {out / 'overlay.mp4'} and {out / 'picture.jpg'}.")
+
+def learn(out: Path, config: QuickstartConfig, say: Callable[[str], None]) -> None:
+    """Second part: train on shards, predict on held-out streets, compare with exact truth."""
+    streets, run = out / "streets", out / "run"
+    width, height = config.train_size
+    with _step(say, f"instance-motion streetworld {streets} --split train --clips {config.train_clips}"):
+        render(streets, "train", config.train_clips, config.train_frames, config.size, workers=2)
+
+    settings = BuildConfig(frames=FramesConfig(size=config.train_size), masks=MaskConfig(min_area=30))
+    sets = {split: out / f"shards-{width}x{height}-{split}" for split in ("train", "test")}
+    for split, shards in sets.items():
+        with _step(
+            say, f"instance-motion build {streets / split} {shards} --size {width} {height} --min-area 30"
+        ):
+            say(summary(build(streets / split, shards, settings, config.graph)))
+
+    with _step(say, f"instance-motion train {sets['train']} --out {run} --recipe {RECIPE.name} ..."):
+        training = training_config(sets["train"], config)
+        if not (run / "last.pt").is_file() or load(run / "last.pt").progress.step < config.steps:
+            train(training, run, resume=(run / "last.pt").is_file(), say=say)
+        rows = [row for row in read_metrics(run) if row["kind"] == "train"]
+        tenth = max(1, len(rows) // 10)
+        first, last = (
+            np.mean([row["photometric"] for row in part]) for part in (rows[:tenth], rows[-tenth:])
+        )
+        say(f"photometric loss: first tenth of steps {first:.4f}, last tenth {last:.4f}")
+
+    with _step(say, f"instance-motion predict {run} {sets['test']} {out / 'predictions'}"):
+        predict(run, sets["test"], out / "predictions", quiet=True)
+        write_picture(out / "depth.png", depth_picture(ShardSet(sets["test"]), out / "predictions"))
+
+    with _step(say, f"instance-motion evaluate motion {out / 'predictions'} {streets / 'test'}"):
+        trained = list(read_clips(out / "predictions"))
+        torch.manual_seed(1)
+        motion = training.objective.motion
+        fresh = make_networks(training.networks, motion.object_input, motion.crop_px).eval()
+        columns = {
+            "trained": trained,
+            "untrained": list(predict_clips(fresh, motion, sets["test"])),
+            "constant depth": [
+                replace(clip, inverse_depth=np.ones_like(clip.inverse_depth)) for clip in trained
+            ],
+        }
+        say(compare(columns, streets / "test"))
+
+
+def training_config(shards: Path, config: QuickstartConfig) -> TrainConfig:
+    """The streetworld recipe at a quarter of the width, for minutes instead of an hour."""
+    recipe = from_dict(TrainConfig, read_recipe(RECIPE), "recipe")
+    return replace(
+        recipe,
+        steps=config.steps,
+        data=replace(recipe.data, shards=(ShardSource(shards),)),
+        networks=replace(recipe.networks, depth=replace(recipe.networks.depth, width=0.25)),
+        objective=replace(recipe.objective, instances_from=config.steps * 3 // 4, auto_mask_from=100),
+        checkpoint_every=100,
+        picture_every=100,
+    )
+
+
+def compare(columns: dict[str, list[ClipPrediction]], streets: Path) -> str:
+    """A table of the main figures, one column a set of predictions of the same clips."""
+    scores = [
+        {figure.name: figure for figure in score_streetworld(each, streets)} for each in columns.values()
+    ]
+    lines = [f"{'':52}" + "".join(f"{name:>16}" for name in columns)]
+    for name in SHOWN:
+        values = "".join(f"{score[name].value:16.3f}" for score in scores)
+        lines.append(f"{name:52}{values}  {scores[0][name].unit}")
+    return "\n".join(lines)
+
+
+def depth_picture(shards: ShardSet, predictions: Path) -> np.ndarray:
+    """First frames of held-out clips, predicted inverse depth beside them."""
+    rows = []
+    for clip in read_clips(predictions):
+        image = shards.image(shards.clip(clip.name), 0)
+        rows.append(
+            np.concatenate([image, colour_disparity(clip.inverse_depth[0].astype(np.float32))], axis=1)
+        )
+    return np.concatenate(rows)
 
 
 def picture(shards: ShardSet) -> np.ndarray:
