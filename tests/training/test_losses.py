@@ -134,6 +134,9 @@ def test_depth_difference_is_known_on_paper() -> None:
 def test_smoothness_does_not_see_scale(seed: int, scale: float) -> None:
     disparity, image = 0.1 + images(seed)[:, :1], images(seed + 1)
     assert_close(losses.smoothness(scale * disparity, image), losses.smoothness(disparity, image))
+    # Each image has its own scale.
+    own = torch.tensor([1.0, scale], dtype=torch.float64)[:, None, None, None]
+    assert_close(losses.smoothness(own * disparity, image), losses.smoothness(disparity, image))
 
 
 def test_smoothness_is_known_on_paper() -> None:
@@ -146,6 +149,7 @@ def test_smoothness_is_known_on_paper() -> None:
     edge = torch.zeros_like(flat)
     edge[..., 2:] = 1
     assert float(losses.smoothness(disparity, edge)) == pytest.approx(math.exp(-1) / 3)
+    assert float(losses.smoothness(disparity, edge, edge_gain=10)) == pytest.approx(math.exp(-10) / 3)
     assert float(losses.smoothness(torch.ones_like(disparity), flat)) == 0
 
 
