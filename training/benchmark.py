@@ -64,7 +64,7 @@ def main(setting: Setting) -> None:
         f"load before the start {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     )
     print(
-        f"{"case":32} {'version':10} {'wall s':>8} {'CPU s':>8} {'MiB':>8}"
+        f"{'case':32} {'version':10} {'wall s':>8} {'CPU s':>8} {'MiB':>8}"
         "   ours is: by wall  by CPU  of the memory"
     )
     for case in CASES:
