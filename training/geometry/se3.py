@@ -2,8 +2,8 @@
 
 `b_T_a` carries points from frame a to frame b, X_b = b_T_a X_a, and composing is `@`:
 c_T_a = c_T_b @ b_T_a. Angles are radians, translations scene units. Everything is differentiable
-and finite, in value and gradient, at the identity too. Under autocast the callers leave it:
-matrix products in half precision are no rotations.
+and finite, in value and gradient, at the identity too. Call it outside autocast, and
+without TF32: products of rounded rotations are no rotations.
 """
 
 from __future__ import annotations

@@ -6,8 +6,9 @@ by its own depth into the target view; the nearest wins.
 
 `s_T_t` carries points from target to source camera, `t_T_s` the other way. In homogeneous pixels
 a motion is an affine function of the ray times depth,  p_s ~ D (K R K^-1) p_t + K t,  so each
-region needs twelve numbers, not a matrix per pixel (`_homography`). Float32 or float64, outside
-autocast: half precision cannot tell neighbouring pixels of a wide image apart.
+region needs twelve numbers, not a matrix per pixel (`_homography`). Float32 or float64: half
+precision cannot tell neighbouring pixels of a wide image apart. On a GPU values are deterministic
+and gradients are up to the order of sums (gathering and `grid_sample` add atomically there).
 """
 
 from __future__ import annotations
@@ -70,8 +71,7 @@ def inverse_warp(
     """Reconstruct the target view from the source, every region by its own rigid motion.
 
     Zhou et al. 2017, Eq. 2, per region r:  p_s ~ K s_T_t^r D_t(p_t) K^-1 p_t.
-    Differentiable in both depths, the motions and the image; in floating point the pixel
-    that a region ends at is not.
+    Differentiable in both depths, the motions, K and the image.
 
     Args:
         image_s: (B, C, H, W) source.
@@ -169,12 +169,17 @@ def forward_warp(
 
 def _homography(K: Tensor, motions: Tensor) -> tuple[Tensor, Tensor]:
     """(..., 3, 3) K R K^-1 and (..., 3) K t: from ray times depth to homogeneous pixels."""
-    A = K @ motions[..., :3, :3] @ inverse_intrinsics(K)
-    return A, (K @ motions[..., :3, 3:])[..., 0]
+    A = _product(_product(K, motions[..., :3, :3]), inverse_intrinsics(K))
+    return A, _product(K, motions[..., :3, 3:])[..., 0]
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Small matrices' product by sums: where TF32 is allowed, `@` rounds pixels to a few tenths."""
+    return (a[..., None] * b[..., None, :, :]).sum(-2)
 
 
 def _rays(A: Tensor, H: int, W: int) -> Tensor:
-    """(B, 3, H, W) A (u, v, 1) of each pixel; sums, not a matrix product, which TF32 would round."""
+    """(B, 3, H, W) A (u, v, 1) of each pixel."""
     u = torch.arange(W, dtype=A.dtype, device=A.device)
     v = torch.arange(H, dtype=A.dtype, device=A.device)
     A = A[..., None, None]
@@ -192,7 +197,7 @@ def _move_regions(moved: Tensor, depth: Tensor, A: Tensor, b: Tensor, regions: T
     if not len(image):
         return moved
     region = regions[image, v, u].long()
-    low, high = int(region.min()), int(region.max())
+    low, high = torch.stack(region.aminmax()).tolist()
     if low < 0 or high >= R:
         raise ValueError(f"regions holds {low if low < 0 else high}, expected 0 to {R - 1} (motions of {R})")
     # `embedding` sums the gradient of a table's rows in parallel and in a fixed order.
