@@ -135,7 +135,7 @@ def _overview() -> str:
     commands = "\n".join(f"  {name:{width}}  {line}" for name, line in COMMANDS.items())
     return (
         f"usage: {PROGRAM} COMMAND ...\n\n"
-        "Raw driving video in, training shards with temporally matched instance masks out.\n\n"
+        "Raw driving video in; depth, camera motion and each object's own 6-DoF motion out.\n\n"
         f"{commands}\n\n{PROGRAM} COMMAND --help describes a command."
     )
 
