@@ -11,6 +11,7 @@ pipeline/CONVENTIONS.md; geometry of augmentation: training/augment.py; order: t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -337,4 +338,6 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _start_worker(_: int) -> None:
+    # What stops the training (Ctrl-C, SIGTERM to the group) is for it alone: it ends its workers itself.
+    os.setpgid(0, 0)
     cv2.setNumThreads(0)  # a pool of threads does not survive a fork, and workers share the cores

@@ -1,13 +1,13 @@
 """Small runs on `street_shards`; as a program, a run of its own that tests may interrupt or kill.
 
-python -m tests.training.runs SETTINGS.yaml OUT [--resume] [--file-limit BYTES]
+python -m tests.training.runs SETTINGS.yaml OUT [--resume]
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
+import signal
 import subprocess
 import sys
 import time
@@ -85,34 +85,39 @@ def settings(shards: Path, **changes: Any) -> TrainConfig:
 
 def start(
     config: TrainConfig, out: Path, *options: str, launcher: tuple[str, ...] = ()
-) -> subprocess.Popen[str]:
+) -> subprocess.Popen[bytes]:
     """A run as a process (group) of its own."""
     out.parent.mkdir(parents=True, exist_ok=True)
     file = out.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(to_dict(config)))
-    return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "tests.training.runs", str(file), str(out), *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        start_new_session=True,
-    )
+    with open(_said_by(out), "w") as said:  # no pipe: workers of a killed run would hold it open
+        return subprocess.Popen(
+            [sys.executable, *launcher, "-m", "tests.training.runs", str(file), str(out), *options],
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            start_new_session=True,
+        )
 
 
-def finish(process: subprocess.Popen[str], timeout_s: float = 120) -> tuple[int, str]:
+def finish(process: subprocess.Popen[bytes], out: Path, timeout_s: float = 240) -> tuple[int, str]:
     """Exit code and everything that was said."""
-    said, _ = process.communicate(timeout=timeout_s)
-    return process.returncode, said
+    try:
+        code = process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return code, _said_by(out).read_text()
 
 
-def wait_for_step(process: subprocess.Popen[str], out: Path, step: int, timeout_s: float = 60) -> None:
+def wait_for_step(process: subprocess.Popen[bytes], out: Path, step: int, timeout_s: float = 240) -> None:
     """Until a run has logged a step."""
     end = time.monotonic() + timeout_s
     while not any(row["step"] >= step for row in read_metrics(out)):
         if process.poll() is not None or time.monotonic() > end:
-            raise AssertionError(f"step {step} never came: {finish(process)}")
+            os.killpg(process.pid, signal.SIGKILL)
+            raise AssertionError(f"step {step} never came: {finish(process, out)}")
         time.sleep(0.005)
 
 
@@ -151,12 +156,13 @@ def difference_of_runs(a: Path, b: Path, but: tuple[str, ...] = ("data",)) -> st
     return difference(read_metrics(a), read_metrics(b), "metrics")
 
 
+def _said_by(out: Path) -> Path:
+    return out.with_suffix(".log")
+
+
 def main() -> int:
     file, out, *options = sys.argv[1:]
     config = from_dict(TrainConfig, yaml.safe_load(Path(file).read_text()))
-    if "--file-limit" in options:
-        limit = int(options[options.index("--file-limit") + 1])
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     torch.set_num_threads(1)
     try:
         train(

@@ -51,9 +51,10 @@ def test_two_processes_learn_what_one_learns_from_the_doubled_batch(
     assert [False, True] in rows_with_instances[2:] or [True, False] in rows_with_instances[2:]
     assert one.data.validation_size == 3
 
-    process = start(two, tmp_path / "two", launcher=launcher())
+    out = tmp_path / "two"
+    process = start(two, out, launcher=launcher())
     train(one, tmp_path / "one", quiet=True, say=lambda line: None)
-    code, said = finish(process)
+    code, said = finish(process, out)
     assert code == 0, said
     assert said.count("2 x cpu") == 1  # only one of them talks
 
@@ -75,12 +76,12 @@ def test_ctrl_c_stops_all_processes_after_the_same_step(street_shards: Path, tmp
     process = start(config, out, launcher=launcher())
     wait_for_step(process, out, 1)
     os.killpg(process.pid, signal.SIGINT)
-    _, said = finish(process)
+    _, said = finish(process, out)
     done = checkpoint_of(out).progress.step
     assert f"interrupted: stopped after step {done}; the same command with --resume" in said
 
     process = start(replace(config, steps=done + 2), out, "--resume", launcher=launcher())
-    assert finish(process)[0] == 0
+    assert finish(process, out)[0] == 0
     assert checkpoint_of(out).progress.step == done + 2
 
 

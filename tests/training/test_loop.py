@@ -76,7 +76,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
     wait_for_step(process, out, 3)
     time.sleep(random.uniform(0, 0.4))
     os.killpg(process.pid, signal.SIGKILL)
-    assert finish(process)[0] == -signal.SIGKILL
+    assert finish(process, out)[0] == -signal.SIGKILL
     before = checkpoint_of(out).progress.step
 
     quietly(config, out, resume=True)
@@ -117,15 +117,17 @@ def test_a_second_ctrl_c_stops_at_once(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_ctrl_c_at_the_terminal_reaches_workers_too_and_ends_in_order(
-    street_shards: Path, tmp_path: Path
+@pytest.mark.parametrize("what", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_to_all_processes_of_a_run_ends_it_in_order(
+    what: signal.Signals, street_shards: Path, tmp_path: Path
 ) -> None:
+    """As a terminal sends Ctrl-C, and a batch system SIGTERM: to the workers, too."""
     out = tmp_path / "run"
     config = settings(street_shards, data_workers=2, steps=10_000, optimise_schedule="constant")
     process = start(config, out)
     wait_for_step(process, out, 1)
-    os.killpg(process.pid, signal.SIGINT)
-    code, said = finish(process, timeout_s=30)
+    os.killpg(process.pid, what)
+    code, said = finish(process, out)
 
     done = checkpoint_of(out).progress.step
     assert (code, said.splitlines()[-1]) == (
