@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.classes import CLASS_INDEX
+from pipeline.sources.clip import Clip
 from pipeline.sources.streetworld import scan
 from pipeline.streetworld.truth import TRUTH_FILE, Truth, read_truth
 from training.data import Batch
@@ -117,7 +118,8 @@ def true_pair(folder: Path, first: int, least_px: int = 1) -> tuple[Pairs, Tenso
         and the slots of the objects that move.
     """
     truth = read_truth(folder / TRUTH_FILE)
-    clip = next(iter(scan(folder)))
+    (clip,) = scan(folder)
+    assert isinstance(clip, Clip)
     frames = np.stack(list(clip.reader.frames(first, first + 2)))
     images = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
     depth = torch.from_numpy(truth.depth_m[first : first + 2]).clamp(max=SKY)[:, None]

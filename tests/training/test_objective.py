@@ -294,9 +294,9 @@ def test_pixels_of_unmatched_instances_influence_nothing(name: str) -> None:
     config = replace(TABLE_2[name], smoothness=0.0)
     batch = made_batch(F=2)
     batch.labels[:, :, :, 20:32, 0:20] = -1
-    painted = batch.images.clone()
-    painted[:, :, :, 23:32, 0:17] = torch.rand(2, 2, 3, 9, 17)
-    painted = replace(batch, images=painted)
+    images = batch.images.clone()
+    images[:, :, :, 23:32, 0:17] = torch.rand(2, 2, 3, 9, 17)
+    painted = replace(batch, images=images)
     networks = stub_networks(object_input=input_of(config))
     networks.depth = FixedDepth(2 * 2)
     found, again = (training_step(networks, each, config, LATE) for each in (batch, painted))
