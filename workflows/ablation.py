@@ -1,0 +1,234 @@
+"""Which parts of the method matter, on synthetic streets: `python -m workflows.ablation STREETS OUT`.
+
+For every seed the background is learned first (geometric consistency, no instances); from
+there each row goes on with its own switches for the same number of steps. All rows see the
+same data in the same order and are scored against exact truth on held-out streets at every
+milestone. Finished work is kept: run it again to go on, or with more seeds or rows.
+
+STREETS holds what `instance-motion streetworld STREETS` renders (splits train and test). Masks are
+the true ones, so that what is measured is the learning.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import matplotlib
+import torch
+import tyro
+
+from evaluation.predict import predict_clips
+from evaluation.streetworld import score_streetworld
+from pipeline.build import BuildConfig, build
+from pipeline.clip import FramesConfig
+from pipeline.configuration import from_dict, read_recipe, to_dict
+from pipeline.detectors import DetectorConfig
+from pipeline.errors import ConfigError
+from pipeline.graph import GraphConfig
+from pipeline.matching import MaskConfig
+from pipeline.shards.hdf5 import publish
+from pipeline.streetworld.truth import write_label_images
+from training.checkpoint import load, restore_networks
+from training.config import TrainConfig
+from training.data import ShardSource
+from training.loop import train
+
+RECIPE = Path(__file__).parent / "recipes" / "train-streetworld.yaml"
+
+OBJECTIVE = "objective"
+ROWS: dict[str, dict[str, Any]] = {
+    "geo": {"instances": False},
+    "inst+inverse": {"geometric": 0.0, "motion": {"object_warp": "inverse"}},
+    "inst+geo+inverse": {"motion": {"object_warp": "inverse"}},
+    "inst+forward": {"geometric": 0.0},
+    "full": {},
+    "none": {"instances": False, "geometric": 0.0},
+    "full, no size prior": {"anchors": {"size": 0.0}},
+    "full, size prior .03": {"anchors": {"size": 0.03}},
+    "full, ground contact": {"anchors": {"size": 0.0, "contact": 0.1}},
+    "full, both anchors": {"anchors": {"contact": 0.1}},
+    "full, static gate": {"motion": {"static_gate": True}},
+    "full, no consistency": {"anchors": {"consistency": 0.0}},
+    "full, depth detached": {"object_depth": "detached"},
+    "full, warp detached": {"motion": {"detach_intermediate": True}},
+    "full, no refinement": {"motion": {"refinements": 0}},
+    "full, no rotation": {"motion": {"object_rotation": False}},
+    "full, no instance photometric": {"instance_photometric": 0.0},
+}
+"""Changes of the objective, row by row; `full` is the recipe's."""
+
+SHOWN = {
+    "all": "AbsRel, all",
+    "bg": "AbsRel, background",
+    "obj": "AbsRel, object",
+    "moving": "AbsRel, moving",
+    "parked": "AbsRel, parked",
+    "far": "far share, moving cars",
+    "ego deg": "camera direction error",
+    "ego rot": "camera rotation error",
+    "obj trans": "object translation error, relative",
+    "cosine": "object direction cosine",
+    "turning": "object rotation error, turning cars",
+    "(none)": "object rotation error of predicting none, turning cars",
+}
+"""Columns of the table: figures of `evaluate motion`."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    streets: tyro.conf.Positional[Path]
+    """Folder of rendered streets, with train/ and test/."""
+    out: tyro.conf.Positional[Path]
+    """Folder of shards, runs and scores."""
+    rows: tuple[str, ...] = ("geo", "inst+inverse", "full")
+    """Rows of the table; `all` is every one."""
+    seeds: tuple[int, ...] = (0,)
+    size: tuple[int, int] = (208, 64)
+    """Width and height of the training frames."""
+    background_steps: int = 4000
+    """Steps before the rows part."""
+    steps: int = 2000
+    """Steps of each row."""
+    milestones: int = 4
+    """How often a row is scored."""
+    recipe: Path = RECIPE
+    """Settings of the full method."""
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.rows) - set(ROWS) - {"all"})
+        if unknown:
+            raise ConfigError(f"no row {unknown[0]!r}; there are {', '.join(ROWS)}")
+        if self.milestones < 1 or self.steps % self.milestones:
+            raise ConfigError(f"steps ({self.steps}) must be a multiple of milestones ({self.milestones})")
+
+
+def main(arguments: Arguments) -> None:
+    """Train and score what is missing; print the table and draw the curves."""
+    shards = {split: make_shards(arguments, split) for split in ("train", "test")}
+    rows = tuple(ROWS) if "all" in arguments.rows else arguments.rows
+    for seed in arguments.seeds:
+        base = from_dict(TrainConfig, read_recipe(arguments.recipe), str(arguments.recipe))
+        base = replace(
+            base,
+            training_seed=seed,
+            data=replace(base.data, shards=(ShardSource(shards["train"]),), seed=seed),
+            optimise=replace(base.optimise, schedule="constant"),
+        )
+        start = arguments.out / "runs" / f"background-{seed}"
+        background = replace(base, objective=changed(base, ROWS["geo"]))
+        advance(background, start, arguments.background_steps)
+        for row in rows:
+            run = arguments.out / "runs" / f"{row}-{seed}".replace(" ", "_")
+            objective = replace(changed(base, ROWS[row]), instances_from=0, auto_mask_from=0)
+            data = replace(base.data, seed=seed + 1000)  # not the same order again
+            config = replace(base, objective=objective, data=data, init_from=start)
+            for milestone in range(1, arguments.milestones + 1):
+                done = arguments.steps * milestone // arguments.milestones
+                advance(config, run, done)
+                score(run, done, shards["test"], arguments.streets / "test")
+            print(table(arguments.out, rows, arguments.seeds, arguments.steps), flush=True)
+    draw_curves(arguments.out, rows, arguments.seeds)
+
+
+def make_shards(arguments: Arguments, split: str) -> Path:
+    """The shard set of a split, on true masks."""
+    streets, folder = arguments.streets / split, arguments.out / "shards" / split
+    if not streets.is_dir():
+        raise ConfigError(f"{streets} is missing; render it with `instance-motion streetworld`")
+    masks = arguments.out / "masks" / split
+    for clip in sorted(path for path in streets.iterdir() if not path.name.startswith(".")):
+        if not (masks / clip.name / "classes.json").is_file():
+            write_label_images(clip, masks / clip.name)
+    config = BuildConfig(
+        frames=FramesConfig(size=arguments.size),
+        detector=DetectorConfig(detector=f"masks:{masks}"),
+        masks=MaskConfig(min_area=40),
+    )
+    build(streets, folder, config, GraphConfig(workers=0))
+    return folder
+
+
+def changed(base: TrainConfig, changes: Mapping[str, Any]) -> Any:
+    """The recipe's objective with a row's switches."""
+    data = to_dict(base.objective)
+    for name, value in changes.items():
+        data[name] = {**data[name], **value} if isinstance(value, Mapping) else value
+    return from_dict(type(base.objective), data, OBJECTIVE)
+
+
+def advance(config: TrainConfig, run: Path, steps: int) -> None:
+    """Train a run up to so many steps, from wherever it is."""
+    last = run / "last.pt"
+    if not last.is_file() or load(last).progress.step < steps:
+        train(replace(config, steps=steps), run, resume=last.is_file())
+
+
+def score(run: Path, steps: int, shards: Path, streets: Path) -> None:
+    """Score a run's newest weights; kept as JSON under its step."""
+    path = run / f"score_{steps:06d}.json"
+    if not path.is_file():
+        checkpoint = load(run / "last.pt")
+        networks = restore_networks(checkpoint, "cpu")
+        figures = score_streetworld(
+            predict_clips(networks, checkpoint.config.objective.motion, shards), streets
+        )
+        publish(path, json.dumps({figure.name: figure.value for figure in figures}, indent=1).encode())
+
+
+def table(out: Path, rows: tuple[str, ...], seeds: tuple[int, ...], steps: int) -> str:
+    """Mean over the seeds that are done, +- standard deviation where there are several."""
+    lines = [f"{'':30}{'seeds':>6}" + "".join(f"{name:>13}" for name in SHOWN)]
+    for row in rows:
+        paths = [run / f"score_{steps:06d}.json" for run in _runs(out, row, seeds)]
+        scores = [json.loads(path.read_text()) for path in paths if path.is_file()]
+        if scores:
+            values = [[score[figure] for score in scores] for figure in SHOWN.values()]
+            lines.append(f"{row:30}{len(scores):6}" + "".join(f"{_spread(each):>13}" for each in values))
+    return "\n".join(lines)
+
+
+def draw_curves(out: Path, rows: tuple[str, ...], seeds: tuple[int, ...]) -> None:
+    """OUT/curves.png: the main figures against steps, one line a row, thin lines the seeds."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = ("AbsRel, background", "AbsRel, object", "far share, moving cars", SHOWN["obj trans"])
+    figure, axes = pyplot.subplots(1, len(shown), figsize=(4 * len(shown), 3.6))
+    for number, row in enumerate(rows):
+        for axis, name in zip(axes, shown, strict=True):
+            lines = []
+            for run in _runs(out, row, seeds):
+                found = sorted(run.glob("score_*.json"))
+                points = [(int(path.stem[6:]), json.loads(path.read_text())[name]) for path in found]
+                if points:
+                    lines.append(points)
+                    axis.plot(*zip(*points, strict=True), color=f"C{number}", alpha=0.3, linewidth=0.8)
+            if lines:
+                steps = [step for step, _ in lines[0]]
+                means = [mean(dict(line).get(step, float("nan")) for line in lines) for step in steps]
+                axis.plot(steps, means, color=f"C{number}", label=row, marker="o", markersize=3)
+    for axis, name in zip(axes, shown, strict=True):
+        axis.set_title(name, fontsize=9)
+        axis.set_xlabel("steps after the background")
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(out / "curves.png", dpi=110)
+
+
+def _runs(out: Path, row: str, seeds: tuple[int, ...]) -> list[Path]:
+    return [out / "runs" / f"{row}-{seed}".replace(" ", "_") for seed in seeds]
+
+
+def _spread(values: list[float]) -> str:
+    return f"{mean(values):.3f}" + (f"+-{stdev(values):.3f}" if len(values) > 1 else "")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(tyro.cli(Arguments, prog="python -m workflows.ablation", description=__doc__))
