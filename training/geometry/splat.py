@@ -57,7 +57,7 @@ def nearest_patches(planes: Tensor, A: Tensor, b: Tensor, alpha: int) -> tuple[T
     """The patch that each target pixel sees: a z-buffer over alpha^2 points a patch.
 
     Depths are compared in float32; of equal depths the lowest source index wins, so the result
-    does not depend on the order of points. Where a depth is not a number there is a hole.
+    does not depend on the order of points. A depth that is not a number may win, but meets no ray.
 
     Args:
         planes: (B, 3, H, W) of `planar_patches`.
@@ -92,8 +92,7 @@ def nearest_patches(planes: Tensor, A: Tensor, b: Tensor, alpha: int) -> tuple[T
                 key = torch.add(index[top : top + rows], z.view(torch.int32).long(), alpha=1 << 32)
                 nearest.scatter_reduce_(1, cell.flatten(1), key.flatten(1), "amin")
     nearest = nearest.view(B, H + 2, W + 2)[:, 1:-1, 1:-1]
-    depth_bits = nearest >> 32
-    hit = (depth_bits >= 0) & (depth_bits < INFINITE)
+    hit = (nearest >> 32) < INFINITE
     return ((nearest & 0xFFFFFFFF) * hit).flatten(1), hit[:, None]
 
 

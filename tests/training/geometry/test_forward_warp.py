@@ -277,6 +277,17 @@ def test_steep_and_grazing_surfaces_stay_finite() -> None:
         assert gradient.isfinite().all()
 
 
+def test_rays_along_the_wall_are_holes_with_finite_gradients() -> None:
+    # Turned by exactly 90 deg, the middle column's rays never meet a wall that faces the source.
+    depth = torch.full((1, 1, 5, 7), 4.0, dtype=torch.float64, requires_grad=True)
+    turn = tensor([[0.0, 0, 1, 0], [0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]])[None].requires_grad_()
+    seen = forward_warp(drawn(5, 7), depth, pinhole(6.0, 5, 7), turn)
+    assert not seen.filled[..., 3].any()
+    total = seen.image.sum() + seen.depth.sum() + seen.source_uv.sum()
+    for gradient in torch.autograd.grad(total, (depth, turn)):
+        assert gradient.isfinite().all()
+
+
 @pytest.mark.parametrize(("B", "h", "w"), [(0, 4, 5), (2, 1, 5), (2, 5, 1), (2, 1, 1), (2, 2, 2)])
 def test_empty_batches_and_single_rows_are_ordinary(B: int, h: int, w: int) -> None:
     image = torch.rand(B, 3, h, w, dtype=torch.float64)
