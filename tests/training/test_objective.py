@@ -370,6 +370,24 @@ def test_each_target_with_two_sources_learns_from_the_cheaper_one() -> None:
     assert nearest_source(cost[: 2 * B], 2).all()
 
 
+def test_a_source_that_does_not_show_a_pixel_does_not_win_it() -> None:
+    """A camera that moves by 8 pixels: at the edges of the middle frame one source is beyond its border."""
+    pairs = direct(made_batch(B=1, F=3, instances=(0,)), torch.full((1, 3, 1, 32, 48), 8.0))
+    motions, view = fixed_view(pairs, shift=1.6)
+    config = replace(GEO, auto_mask=False, occlusion_weight=False, reprojection="min")
+    terms, _, error = view_terms(pairs, motions, config, LATE, 3)
+    # Rows: frame 0 from 1, frame 1 from 2, frame 1 from 0, frame 2 from 1.
+    shown, hidden = view.visible[:, 0], ~view.visible[:, 0]
+    cost = error[:, 0].masked_fill(hidden, torch.inf)
+    counts = shown.clone()
+    counts[1] &= cost[1] < cost[2]
+    counts[2] &= cost[2] <= cost[1]
+    assert bool(((counts[1] | counts[2]) == (shown[1] | shown[2])).all())
+    assert bool((hidden[1] & shown[2] & (error[1, 0] < error[2, 0])).any())  # or the test shows nothing
+    expected = torch.stack([e[0][c].mean() for e, c in zip(error, counts, strict=True)]).mean()
+    assert_close(terms["photometric"], expected)
+
+
 def test_the_frames_that_share_a_target_are_the_ones_compared() -> None:
     batch = made_batch(F=4)
     pairs = direct(batch, torch.ones(2, 4, 1, 32, 48))
