@@ -177,9 +177,8 @@ class _Training:
         norm = nn.utils.clip_grad_norm_(
             self.networks.parameters(), math.inf if config.clip_norm is None else config.clip_norm
         )
-        # Nothing is visible under a motion that is no number, so that the loss may well be one.
-        finite = torch.isfinite(outcome.total) & torch.isfinite(norm)
-        bad = self.world.any(not bool(finite & torch.isfinite(outcome.motions.regions).all()))
+        # Nothing is visible under a motion that is no number: the loss may be one, the gradient is not.
+        bad = self.world.any(not bool(torch.isfinite(outcome.total) & torch.isfinite(norm)))
         in_a_row = self.progress.bad_in_a_row + 1 if bad else 0
         if bad:
             for buffer, before in statistics:
@@ -208,7 +207,7 @@ class _Training:
         # Of all processes: the one that speaks may have had a good batch itself.
         found = self.world.any_of([not finite.get(name, True) for name in TERMS])
         bad = [name for name, is_bad in zip(TERMS, found, strict=True) if is_bad]
-        culprit = f"term {bad[0]}" if bad else "a motion or the gradient"
+        culprit = f"term {bad[0]}" if bad else "the gradient"
         path = self.record.keep_batch(batch, step, self.world.rank)
         self.say(f"step {step}: {culprit} is not a number; no update; batch kept in {path}")
         if in_a_row >= self.config.bad_steps:

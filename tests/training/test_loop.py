@@ -8,8 +8,9 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,27 @@ def test_a_row_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == [{"step": 0, "kind": "train"}]
 
 
+def test_first_heights_come_from_the_same_windows_for_any_batch(
+    street_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Enough(Exception):
+        pass
+
+    def look(networks: nn.Module, batches: Iterable[Batch], count: int) -> Tensor:
+        seen.append([name for batch in islice(batches, count) for name in batch.names])
+        raise Enough
+
+    seen: list[list[str]] = []
+    monkeypatch.setattr(loop, "initial_log_heights", look)
+    monkeypatch.setattr(loop, "HEIGHT_WINDOWS", 3)
+    for batch_size in (1, 2):
+        config = settings(street_shards, data_batch_size=batch_size, objective_instances_from=0)
+        with pytest.raises(Enough):
+            quietly(config, tmp_path / str(batch_size))
+    assert seen[0] == seen[1]
+    assert len(set(seen[0])) == 3
+
+
 # ---------------------------------------------------------------------------- one line each
 
 
@@ -367,27 +389,37 @@ def test_bad_steps_in_a_row_stop_the_run_and_good_ones_between_do_not(
 
 
 @pytest.mark.parametrize(
-    "name", ["depth.body.heads.0.conv.bias", "ego.last.bias", "objects.regress.3.bias", "log_height"]
+    ("name", "switches", "culprit"),
+    [
+        ("depth.body.heads.0.conv.bias", {}, r"term \w+"),
+        ("ego.last.bias", {}, r"term \w+"),
+        # The loss is a number: nothing is visible, and what remains is smooth.
+        (
+            "ego.last.bias",
+            {"objective_occlusion_weight": False, "objective_instances": False},
+            "the gradient",
+        ),
+        ("objects.regress.3.bias", {}, r"term \w+"),
+        ("log_height", {}, "term size"),
+    ],
 )
 def test_weights_that_are_no_numbers_stop_the_run(
-    name: str, whole: Path, street_shards: Path, tmp_path: Path
+    name: str,
+    switches: dict[str, Any],
+    culprit: str,
+    whole: Path,
+    street_shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     state = checkpoint_of(whole)
     assert state.averaged is not None
     state.averaged[name][...] = torch.nan
     checkpoint.save(tmp_path / "spoilt.pt", state)
-    config = settings(
-        street_shards, init_from=tmp_path / "spoilt.pt", bad_steps=1, objective_instances_from=0
-    )
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(
-            loop, "initial_log_heights", lambda networks, *_: networks.log_height.detach().clone()
-        )
-        with pytest.raises(
-            TrainingError,
-            match=r"(term \w+|a motion or the gradient) was not a number 1 steps in a row, up to step 0",
-        ):
-            quietly(config, tmp_path / "run")
+    monkeypatch.setattr(loop, "initial_log_heights", lambda nets, *_: nets.log_height.detach().clone())
+    start_from = {"init_from": tmp_path / "spoilt.pt", "bad_steps": 1, "objective_instances_from": 0}
+    with pytest.raises(TrainingError, match=f"{culprit} was not a number 1 steps in a row, up to step 0"):
+        quietly(settings(street_shards, **start_from, **switches), tmp_path / "run")
 
 
 # ---------------------------------------------------------------------------- precision, compiler
