@@ -14,12 +14,14 @@ import torch
 from tests.training.runs import checkpoint_of, finish, settings, start, wait_for_step
 from training.data import make_loader
 from training.loop import train
+from training.networks.build import make_networks
 from training.record import read_metrics
 from training.world import World
 
-LOSSES, WEIGHTS = 2e-5, 1e-5
-"""Relative and absolute; a weight moves by up to 6e-4. Float32 sums in another order, over six steps;
-Adam divides small gradients by their own size, so that their rounding weighs like that of large ones."""
+LOSSES, WEIGHTS = 2e-5, 1e-3
+"""Of a loss, and of the way that a network's weights have come. Measured: 5e-7 and 6e-5, for sums in
+float32 in another order: Adam divides small gradients by their own size, so that their rounding
+weighs like that of large ones."""
 
 
 def free_port() -> str:
@@ -40,7 +42,7 @@ def test_two_processes_learn_what_one_learns_from_the_doubled_batch(
     and held-out windows of which one process gets fewer."""
     one = settings(
         street_shards,
-        steps=6,
+        steps=5,
         data_min_area=300,
         objective_auto_mask=False,  # a pixel that just passes for one may just not for the other
         objective_instances_from=2,
@@ -65,9 +67,16 @@ def test_two_processes_learn_what_one_learns_from_the_doubled_batch(
         assert row.pop("kind") == reference.pop("kind")
         assert row == pytest.approx(reference, rel=LOSSES, abs=1e-7)
     both = checkpoint_of(tmp_path / "one"), checkpoint_of(tmp_path / "two")
-    assert both[0].progress.step == both[1].progress.step == 6
-    for name, value in both[0].networks.items():
-        torch.testing.assert_close(both[1].networks[name], value, rtol=0, atol=WEIGHTS, msg=name)
+    assert both[0].progress.step == both[1].progress.step == 5
+    torch.manual_seed(one.training_seed)
+    first = make_networks(one.networks, "crop", one.objective.motion.crop_px).state_dict()
+    for network in ("depth", "ego", "objects", "log_height"):
+        begin, a, b = (
+            torch.cat([value.flatten() for name, value in state.items() if name.startswith(network)])
+            for state in (first, both[0].networks, both[1].networks)
+        )
+        assert (a - b).norm() <= WEIGHTS * (a - begin).norm()
+        assert (a - begin).norm() > 1e-3
 
 
 @pytest.mark.slow

@@ -67,7 +67,9 @@ def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch, times: int = 1) 
 # ---------------------------------------------------------------------------- going on
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize(
+    "workers", [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.slow), 2]
+)
 def test_a_killed_run_goes_on_bit_for_bit(
     workers: int, street_shards: Path, whole: Path, tmp_path: Path
 ) -> None:
@@ -86,19 +88,19 @@ def test_a_killed_run_goes_on_bit_for_bit(
     assert difference_of_runs(out, whole) is None
 
 
-@pytest.mark.parametrize("step", [4, 5])  # the first instances; the end of the epoch
-def test_a_run_stopped_by_ctrl_c_goes_on_bit_for_bit(
-    step: int, street_shards: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_stopped_by_ctrl_c_again_and_again_goes_on_bit_for_bit(
+    street_shards: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Before the first instances, which come at step 4, and at the end of the epoch of 5 steps."""
     config, out = settings(street_shards), tmp_path / "run"
-    with monkeypatch.context() as patched:
-        interrupt_after(step, patched)
-        with pytest.raises(
-            KeyboardInterrupt, match=f"stopped after step {step}; .*--resume goes on from there"
-        ):
-            quietly(config, out)
-    assert checkpoint_of(out).progress.step == step
-    assert [row["step"] for row in read_metrics(out) if row["kind"] == "train"] == list(range(step))
+    for step in (4, 5):
+        with monkeypatch.context() as patched:
+            interrupt_after(step, patched)
+            told = f"stopped after step {step}; .*--resume goes on from there"
+            with pytest.raises(KeyboardInterrupt, match=told):
+                quietly(config, out, resume=step > 4)
+        assert checkpoint_of(out).progress.step == step
+        assert [row["step"] for row in read_metrics(out) if row["kind"] == "train"] == list(range(step))
     (out / ".last.pt.1234.partial").write_bytes(b"what a kill in the middle of a save leaves")
 
     quietly(replace(config, checkpoint_every=100), out, resume=True)
@@ -392,7 +394,6 @@ def test_bad_steps_in_a_row_stop_the_run_and_good_ones_between_do_not(
     ("name", "switches", "culprit"),
     [
         ("depth.body.heads.0.conv.bias", {}, r"term \w+"),
-        ("ego.last.bias", {}, r"term \w+"),
         # The loss is a number: nothing is visible, and what remains is smooth.
         (
             "ego.last.bias",
@@ -470,14 +471,27 @@ def test_networks_run_in_bfloat16_and_geometry_in_float32(
     assert all(abs(row["total"]) < 10 for row in read_metrics(tmp_path / "run"))
 
 
-@pytest.mark.slow  # the compiler takes a minute
+@pytest.mark.slow  # the compiler takes minutes
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_networks_learn_the_same(street_shards: Path, tmp_path: Path) -> None:
-    config = settings(street_shards, steps=2, objective_instances_from=1)
+def test_compiled_networks_learn_the_same(
+    street_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "initial_log_heights", lambda nets, *_: nets.log_height.detach().clone())
+    short: dict[str, Any] = {"steps": 2, "objective_instances_from": 0, "objective_auto_mask": False}
+    config = settings(street_shards, data_held_out=(), optimise_ema=None, **short)
     for name in ("plain", "compiled"):
         quietly(replace(config, compile=name == "compiled"), tmp_path / name)
     plain, compiled = read_metrics(tmp_path / "plain"), read_metrics(tmp_path / "compiled")
-    assert [row["total"] for row in compiled] == pytest.approx([row["total"] for row in plain], rel=1e-3)
+    assert [row["total"] for row in compiled] == pytest.approx([row["total"] for row in plain], rel=1e-4)
     assert list(checkpoint_of(tmp_path / "compiled").networks) == list(
         checkpoint_of(tmp_path / "plain").networks
     )
+
+
+def test_the_networks_are_what_is_compiled(
+    street_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[str] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, *_, **__: compiled.append(type(self).__name__))
+    quietly(settings(street_shards, steps=1, compile=True, data_held_out=()), tmp_path / "run")
+    assert compiled == ["DepthNet", "PoseNet", "CorrelationNet"]
