@@ -92,7 +92,7 @@ def square_windows(box: Tensor, margin: float, least: float) -> Tensor:
         least:  smallest side, pixels.
 
     Returns:
-        (I, 4) pixel edges; may reach outside the image, where crops are 0.
+        (I, 4) pixel edges; may reach outside the image, see `crop`.
     """
     centre = (box[:, :2] + box[:, 2:]) / 2
     side = ((box[:, 2:] - box[:, :2]).amax(1, keepdim=True) * margin).clamp(min=least)
@@ -109,7 +109,8 @@ def crop(maps: Tensor, window: Tensor, pair: Tensor, size: int) -> Tensor:
         size:   pixels a side of the result.
 
     Returns:
-        (I, C, size, size); outside the image 0. Differentiable in `maps`.
+        (I, C, size, size); beyond one pixel outside the image 0, nearer the border is repeated.
+        Differentiable in `maps`.
     """
     # roi_align counts from the corner of the first pixel, we from its centre.
     rois = torch.cat([pair[:, None].to(window.dtype), window + 0.5], 1)

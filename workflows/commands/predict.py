@@ -1,7 +1,8 @@
 """Predict depth, camera motion and object motions of a shard set with a trained run.
 
 Writes one versioned file a clip (evaluation/PREDICTIONS.md), and for each clip the camera's
-trajectory as KITTI and TUM text and the objects' motions as CSV and JSON.
+trajectory as KITTI and TUM text and the objects' motions as CSV and JSON. Frames are predicted
+at the size that the shard set stores: give a set of the size that the run was trained at.
 """
 
 from __future__ import annotations
