@@ -75,21 +75,19 @@ def anchor_terms(
             pairs.K[instances.pair, 1, 1],
             log_height[instances.class_index].exp(),
         )
-        terms["size"] = _mean_per_image(cost, instances.whole(), instances.pair, len(pairs))
+        terms["size"] = losses.instance_mean(cost, instances.whole(), instances.pair, len(pairs))
     if config.contact:
         ground, known = ground_below(pairs.D_t, pairs.labels_t, instances)
         cost = losses.contact_prior(depth, ground, config.contact_slack)
-        terms["contact"] = _mean_per_image(cost, known & instances.whole(), instances.pair, len(pairs))
+        terms["contact"] = losses.instance_mean(cost, known & instances.whole(), instances.pair, len(pairs))
     if config.consistency and motions.intermediate is not None:
         there, back = seen_both_ways(instances, len(pairs))
-        pair, slot = instances.pair, instances.slot
-        cost = losses.motion_consistency(
-            motions.regions[pair[there], slot[there]],
-            motions.regions[pair[back], slot[back]],
-            depth[there].detach(),
-        )
+        pair = instances.pair
+        # Of what the networks say: what alignment found has no gradient.
+        proposed = motions.proposed_camera[pair] @ motions.proposed_objects
+        cost = losses.motion_consistency(proposed[there], proposed[back], depth[there].detach())
         every = torch.ones_like(cost, dtype=torch.bool)
-        terms["consistency"] = _mean_per_image(cost, every, pair[there], len(pairs) // 2)
+        terms["consistency"] = losses.instance_mean(cost, every, pair[there], len(pairs) // 2)
     return terms
 
 
@@ -150,10 +148,3 @@ def seen_both_ways(instances: Instances, pair_count: int) -> tuple[Tensor, Tenso
     )
     there, back = torch.nonzero(same, as_tuple=True)
     return there, back
-
-
-def _mean_per_image(cost: Tensor, counts: Tensor, image: Tensor, images: int) -> Tensor:
-    """(): mean over the instances of each image, averaged over all images; 0 without instances."""
-    zeros = cost.new_zeros(images)
-    total = zeros.index_add(0, image, torch.where(counts, cost, 0))
-    return (total / zeros.index_add(0, image, counts.to(cost.dtype)).clamp(min=1)).mean()

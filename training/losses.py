@@ -155,6 +155,17 @@ def region_mean(sums: RegionSums) -> Tensor:
     return (sums.mean.sum(1) / sums.present.sum(1).clamp(min=1)).mean()
 
 
+def instance_mean(cost: Tensor, counts: Tensor, image: Tensor, images: int) -> Tensor:
+    """(): mean over the instances of each image, averaged over all images; 0 without instances.
+
+    Args:
+        cost: (I,);  counts: (I,) bool, which are taken;  image: (I,) int64 in [0, images).
+    """
+    zeros = cost.new_zeros(images)
+    total = zeros.index_add(0, image, torch.where(counts, cost, 0))
+    return (total / zeros.index_add(0, image, counts.to(cost.dtype)).clamp(min=1)).mean()
+
+
 def size_prior(depth: Tensor, height_px: Tensor, focal_px: Tensor, height: Tensor) -> Tensor:
     """Distance of instances' depths from what their height in the image says.
 
@@ -190,6 +201,22 @@ def contact_prior(depth: Tensor, ground: Tensor, slack: float) -> Tensor:
     ratio = torch.log(depth) - torch.log(ground)
     beyond = ratio - torch.log1p(torch.as_tensor(slack, dtype=ratio.dtype, device=ratio.device))
     return F.relu(-ratio) + F.relu(beyond)
+
+
+def motion_difference(proposed: Tensor, aligned: Tensor, centre: Tensor, depth: Tensor) -> Tensor:
+    """How far one motion is from another: turn, and displacement of a centre relative to depth.
+
+    Args:
+        proposed, aligned: (..., 4, 4).
+        centre: (..., 3) in the camera that both start from;  depth: (...) what displacement is relative to.
+
+    Returns:
+        (...), sum of the absolute components.
+    """
+    turn = se3.log(se3.inverse(aligned) @ proposed)[..., 3:]
+    change = proposed - aligned
+    shift = (change[..., :3, :3] @ centre[..., None])[..., 0] + change[..., :3, 3]
+    return turn.abs().sum(-1) + (shift / depth[..., None]).abs().sum(-1)
 
 
 def motion_consistency(forward: Tensor, backward: Tensor, depth: Tensor) -> Tensor:

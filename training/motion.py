@@ -4,13 +4,16 @@
     O_k       motion of instance k from time t to time s, seen from the target camera
     s_T_t^k   = s_T_t @ O_k, composite motion of region k;  region 0, background, has s_T_t
 
+Networks propose motions; alignment, where it is switched on, moves them until the images agree
+(training/alignment.py), and the networks learn to propose what it made of them.
+
 Objects are looked at after the camera's own motion has been taken out: the source, forward
 warped into the target view with its own depth (the *intermediate frame*), beside the target.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -18,6 +21,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
 from training import losses
+from training.alignment import AlignmentConfig, align_camera, align_instances
 from training.geometry import se3
 from training.geometry.sampling import sample
 from training.geometry.warp import ForwardWarp, forward_warp, inverse_warp
@@ -61,6 +65,7 @@ class MotionConfig:
     """Objects that the camera's motion explains as well do not move."""
     detach_centre: bool = True
     """No gradient from an object's motion into the depth of its centre."""
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
 
     def __post_init__(self) -> None:
         if self.alpha < 1:
@@ -80,6 +85,7 @@ class Motions:
     """Motions of N directed pairs and of their I instances.
 
     camera: (N, 4, 4) s_T_t;  regions: (N, R, 4, 4) composite motions;  objects: (I, 4, 4) O_k
+    proposed_camera, proposed_objects: what the networks said before alignment; the same without it
     instances: where they are;  centre: (I, 3) about which they turn, target camera
     intermediate: what the object network was shown, None where it was not asked
     """
@@ -87,27 +93,34 @@ class Motions:
     camera: Tensor
     regions: Tensor
     objects: Tensor
+    proposed_camera: Tensor
+    proposed_objects: Tensor
     centre: Tensor
     instances: Instances
     intermediate: ForwardWarp | None
 
 
-def camera_motion(ego: nn.Module, pairs: Pairs) -> Tensor:
-    """(N, 4, 4) s_T_t, from pixels that are background in both frames.
+def camera_motion(ego: nn.Module, pairs: Pairs, config: AlignmentConfig) -> tuple[Tensor, Tensor]:
+    """(N, 4, 4) s_T_t as the network proposes it, and as alignment moves it, without gradient then.
 
-    The network always sees (earlier, later); the other direction is the inverse. Fed in both
-    orders it has a symmetric saddle that training does not leave.
+    From pixels that are background in both frames. The network always sees (earlier, later);
+    the other direction is the inverse. Fed in both orders it has a symmetric saddle that
+    training does not leave.
     """
     half = len(pairs) // 2
-    background = ((pairs.labels_t[:half] == 0) & (pairs.labels_s[:half] == 0))[:, None]
-    answer = ego(pairs.I_t[:half] * background, pairs.I_s[:half] * background).float()
-    b_T_a = se3.from_euler(answer[:, :3], answer[:, 3:])
-    return torch.cat([b_T_a, se3.inverse(b_T_a)])
+    I_a, I_b = pairs.I_t[:half], pairs.I_s[:half]
+    background = torch.stack([pairs.labels_t[:half] == 0, pairs.labels_s[:half] == 0], 1)
+    static = background.all(1, keepdim=True)
+    answer = ego(I_a * static, I_b * static).float()
+    proposed = b_T_a = se3.from_euler(answer[:, :3], answer[:, 3:])
+    if config.camera_steps:
+        b_T_a = align_camera(I_a, I_b, pairs.D_t[:half], pairs.K[:half], background, proposed, config)
+    return _both_ways(proposed), _both_ways(b_T_a)
 
 
 def find_motions(ego: nn.Module, objects: nn.Module, pairs: Pairs, config: MotionConfig) -> Motions:
     """Motion of every region: the camera's, and on an instance the object's own as well."""
-    camera = camera_motion(ego, pairs)
+    proposed_camera, camera = camera_motion(ego, pairs, config.alignment)
     instances = list_instances(pairs.labels_t, pairs.classes)
     centre = centres(pairs.D_t, pairs.K, instances)
     if config.detach_centre:
@@ -119,6 +132,8 @@ def find_motions(ego: nn.Module, objects: nn.Module, pairs: Pairs, config: Motio
             camera=camera,
             regions=regions,
             objects=still,
+            proposed_camera=proposed_camera,
+            proposed_objects=still,
             centre=centre,
             instances=instances,
             intermediate=None,
@@ -134,13 +149,22 @@ def find_motions(ego: nn.Module, objects: nn.Module, pairs: Pairs, config: Motio
             view = inverse_warp(pairs.I_s, pairs.D_s, pairs.D_t, pairs.K, regions, pairs.regions)
         more = _observe(objects, pairs, instances, view.image, pairs.labels_t, config)
         angles, shift = angles + more[0], shift + more[1]
-    found = about_centre(angles, shift * centre[:, 2:], centre, backward)
+    proposed = found = about_centre(angles, shift * centre[:, 2:], centre, backward)
+    if config.alignment.object_steps:
+        moved = (camera[instances.pair] @ proposed).detach()
+        moved = align_instances(
+            pairs.I_t, pairs.I_s, pairs.D_t, pairs.K, pairs.labels_t, pairs.labels_s,
+            instances.pair, instances.slot, moved, config.alignment,
+        )  # fmt: skip
+        found = se3.inverse(camera.detach())[instances.pair] @ moved
     if config.static_gate:
         found = _gate(found, pairs, camera, instances)
     return Motions(
         camera=camera,
         regions=compose(camera, found, instances, pairs.region_count),
         objects=found,
+        proposed_camera=proposed_camera,
+        proposed_objects=proposed,
         centre=centre,
         instances=instances,
         intermediate=shown,
@@ -180,6 +204,10 @@ def compose(camera: Tensor, objects: Tensor, instances: Instances, count: int) -
     """(N, R, 4, 4) s_T_t^k = s_T_t @ O_k; regions without an instance move with the camera."""
     still = torch.eye(4, dtype=camera.dtype, device=camera.device).expand(len(camera), count, 4, 4)
     return camera[:, None] @ still.index_put((instances.pair, instances.slot), objects)
+
+
+def _both_ways(b_T_a: Tensor) -> Tensor:
+    return torch.cat([b_T_a, se3.inverse(b_T_a)])
 
 
 def _observe(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from training import losses
+from training.alignment import AlignmentConfig
 from training.anchors import AnchorConfig, anchor_terms
 from training.data import Batch
 from training.geometry.sampling import resize, sample
@@ -18,6 +19,7 @@ from training.geometry.warp import InverseWarp, inverse_warp
 from training.motion import MotionConfig, Motions, find_motions
 from training.networks.build import Networks
 from training.pairs import Pairs, direct, predict_disparity
+from training.sweep import SweepConfig, sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,19 +50,27 @@ class ObjectiveConfig:
     """Background pixels that fit better unwarped do not count."""
     auto_mask_from: int = 300
     """Step from which they do not: in the beginning nothing fits better warped."""
+    alignment: float = 1.0
+    """Weight of the distance of networks' motions from what alignment made of them, where it is on."""
+    hint: float = 0.0
+    """Weight of the distance of depth from what a sweep of depths found better; 0: off (the paper)."""
+    hint_from: int = 0
+    """Step from which it counts: motions must be roughly known."""
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     object_depth: Literal["joint", "detached"] = "joint"
     """Instances' pixels teach depth and motion, or motion only."""
     motion: MotionConfig = field(default_factory=MotionConfig)
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
 
     def __post_init__(self) -> None:
-        for name in ("photometric", "instance_photometric", "geometric", "smoothness", "edge_gain"):
+        weights = ("photometric", "instance_photometric", "geometric", "smoothness", "alignment", "hint")
+        for name in (*weights, "edge_gain"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if not 0 <= self.ssim_weight <= 1:
             raise ConfigError(f"ssim_weight must lie in [0, 1], got {self.ssim_weight}")
-        if self.instances_from < 0 or self.auto_mask_from < 0:
-            raise ConfigError("instances_from and auto_mask_from are steps: 0 or more")
+        if min(self.instances_from, self.auto_mask_from, self.hint_from) < 0:
+            raise ConfigError("instances_from, auto_mask_from and hint_from are steps: 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +104,11 @@ def training_step(nets: Networks, batch: Batch, config: ObjectiveConfig, step: i
     found = [view_terms(each, motions, config, step, batch.images.shape[1]) for each in [pairs, *scales]]
     terms = {name: torch.stack([each[0][name] for each in found]).mean() for name in found[0][0]}
     terms["smoothness"] = multi_scale_smoothness(disparities, batch.images, config.edge_gain)
+    if config.hint and step >= config.hint_from:
+        terms["hint"] = hint_term(pairs, motions, config.sweep, backward=step % 2 == 1)
     weights = {name: getattr(config, name) for name in terms}
+    for name, term in alignment_terms(pairs, motions, config.motion.alignment).items():
+        terms[name], weights[name] = term, config.alignment
     if use_instances:
         terms |= anchor_terms(pairs, motions, nets.log_height, config.anchors)
         weights |= {name: getattr(config.anchors, name) for name in terms if name not in weights}
@@ -139,6 +153,43 @@ def view_terms(
         consistent = losses.region_sums(difference, visible, pairs.regions, pairs.region_count)
         terms["geometric"] = losses.region_mean(consistent)
     return terms, view, error
+
+
+def hint_term(pairs: Pairs, motions: Motions, config: SweepConfig, backward: bool) -> Tensor:
+    """(): distance of log depth from what a sweep found to agree better (Watson et al. 2019).
+
+    Args:
+        backward: sweep the pairs whose source is the earlier frame, else the others: half of the
+            work a step, and every frame has its turn.
+    """
+    half = slice(len(pairs) // 2, None) if backward else slice(len(pairs) // 2)
+    depth = pairs.D_t[half]
+    hints = sweep(
+        pairs.I_t[half], pairs.I_s[half], depth, pairs.K[half],
+        motions.regions[half], pairs.labels_t[half], pairs.labels_s[half], config,
+    )  # fmt: skip
+    distance = (depth.log() - hints.depth.log()).abs()
+    return torch.where(hints.believed, distance, 0).mean()
+
+
+def alignment_terms(pairs: Pairs, motions: Motions, config: AlignmentConfig) -> dict[str, Tensor]:
+    """Distances of the networks' motions from the aligned ones, by name, where alignment is on."""
+    terms: dict[str, Tensor] = {}
+    if config.camera_steps:
+        half = len(pairs) // 2
+        depth = 1 / (1 / pairs.D_t[:half].detach()).mean((1, 2, 3))
+        origin = depth.new_zeros(half, 3)
+        terms["camera_alignment"] = losses.motion_difference(
+            motions.proposed_camera[:half], motions.camera[:half], origin, depth
+        ).mean()
+    if config.object_steps and motions.intermediate is not None:
+        centre, image = motions.centre.detach(), motions.instances.pair
+        distance = losses.motion_difference(
+            motions.proposed_objects, motions.objects.detach(), centre, centre[:, 2]
+        )
+        every = torch.ones_like(distance, dtype=torch.bool)
+        terms["object_alignment"] = losses.instance_mean(distance, every, image, len(pairs))
+    return terms
 
 
 def usable_pixels(view: InverseWarp, pairs: Pairs) -> Tensor:

@@ -173,9 +173,9 @@ def score(run: Path, steps: int, shards: Path, streets: Path) -> None:
     path = run / f"score_{steps:06d}.json"
     if not path.is_file():
         checkpoint = load(run / "last.pt")
-        networks = restore_networks(checkpoint, "cpu")
+        networks, objective = restore_networks(checkpoint, "cpu"), checkpoint.config.objective
         figures = score_streetworld(
-            predict_clips(networks, checkpoint.config.objective.motion, shards), streets
+            predict_clips(networks, objective.motion, shards, use_instances=objective.instances), streets
         )
         publish(path, json.dumps({figure.name: figure.value for figure in figures}, indent=1).encode())
 

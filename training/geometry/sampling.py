@@ -72,3 +72,25 @@ def resize(
     if mode == "area":
         return F.interpolate(image, size, mode="area")
     return F.interpolate(image, size, mode="bilinear", align_corners=False)
+
+
+def sample_points(image: Tensor, index: Tensor, uv: Tensor) -> Tensor:
+    """Bilinear image values at loose points, each of one image of a batch.
+
+    Args:
+        image: (B, H, W, C), channels last: a point reads whole rows of them.
+        index: (P,) int64 in [0, B).
+        uv: (P, 2) positions in pixels; outside, the nearest pixel of the border.
+
+    Returns:
+        (P, C). Differentiable in the image and the positions.
+    """
+    H, W = image.shape[1:3]
+    u, v = uv[:, 0].clamp(0, W - 1), uv[:, 1].clamp(0, H - 1)
+    u0, v0 = u.detach().floor().clamp(max=max(W - 2, 0)), v.detach().floor().clamp(max=max(H - 2, 0))
+    du, dv = (u - u0)[:, None], (v - v0)[:, None]
+    left, top = u0.long(), v0.long()
+    right, bottom = (left + 1).clamp(max=W - 1), (top + 1).clamp(max=H - 1)
+    above = image[index, top, left] * (1 - du) + image[index, top, right] * du
+    below = image[index, bottom, left] * (1 - du) + image[index, bottom, right] * du
+    return above * (1 - dv) + below * dv

@@ -167,6 +167,24 @@ def forward_warp(
         )
 
 
+def region_rays(K: Tensor, motions: Tensor, regions: Tensor, H: int, W: int) -> tuple[Tensor, Tensor]:
+    """What maps each target pixel's depth to homogeneous source pixels: rays * depth + shift.
+
+    For trying many depths under the same motions.
+
+    Args:
+        K: (B, 3, 3);  motions: (B, R, 4, 4) s_T_t;  regions: (B, H, W) in [0, R).
+
+    Returns:
+        (B, 3, H, W) rays, (B, 3, H, W) shift.
+    """
+    A, b = _homography(K[:, None], motions)
+    one = torch.ones_like(regions[:, None], dtype=K.dtype)
+    rays = _move_regions(_rays(A[:, 0], H, W), one, A, torch.zeros_like(b), regions)
+    shift = b.gather(1, regions.flatten(1)[..., None].expand(-1, -1, 3))
+    return rays, shift.mT.unflatten(2, (H, W))
+
+
 def _homography(K: Tensor, motions: Tensor) -> tuple[Tensor, Tensor]:
     """(..., 3, 3) K R K^-1 and (..., 3) K t: from ray times depth to homogeneous pixels."""
     A = _product(_product(K, motions[..., :3, :3]), inverse_intrinsics(K))
