@@ -48,8 +48,9 @@ class AlignmentConfig:
     """Expected error of the object network's translation, relative to depth."""
     camera_trust_turn: float = 0.01
     """Expected error of the camera network's rotation, radians."""
-    camera_trust_ahead: float = 0.05
-    """Expected error of its translation along the optical axis, relative to depth."""
+    camera_trust_ahead: float = 0.5
+    """Expected error of its translation along the optical axis, relative to depth; large, as depth's
+    scale is free, and held on to a network that lags behind it would shrink without end."""
     camera_trust_sideways: float = 0.002
     """The same across the axis: a shift there and a turn look alike, and vehicles do not shift."""
     points_per_sample: float = 8.0

@@ -48,11 +48,15 @@ class AnchorConfig:
     """Depth of an instance against that of the ground just below it."""
     contact_slack: float = 0.2
     """So much deeper than its ground contact an instance's median may be, relative."""
+    compact: float = 0.0
+    """Depth of an instance's pixels against its median: a body is no longer than so much."""
+    compact_slack: float = 0.35
+    """So much deeper than the median a pixel may be, relative; half as much nearer."""
     consistency: float = 0.1
     """Motion there and back again against standing still, per instance."""
 
     def __post_init__(self) -> None:
-        for name in ("size", "contact", "contact_slack", "consistency"):
+        for name in ("size", "contact", "contact_slack", "compact", "compact_slack", "consistency"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
 
@@ -68,6 +72,10 @@ def anchor_terms(
     terms: dict[str, Tensor] = {}
     instances = motions.instances
     depth = median_depth(pairs.D_t, instances)
+    # The value stands; its gradient moves an instance against its image, not the whole image:
+    # nothing else holds the scale of a scene, which instances would pull along without end.
+    common = pairs.D_t.log().mean((1, 2, 3))
+    depth = depth * (common.detach() - common).exp()[instances.pair]
     if config.size:
         cost = losses.size_prior(
             depth,
@@ -80,6 +88,13 @@ def anchor_terms(
         ground, known = ground_below(pairs.D_t, pairs.labels_t, instances)
         cost = losses.contact_prior(depth, ground, config.contact_slack)
         terms["contact"] = losses.instance_mean(cost, known & instances.whole(), instances.pair, len(pairs))
+    if config.compact and len(instances):
+        median = pairs.D_t.new_ones(len(pairs), pairs.region_count)
+        median = median.index_put((instances.pair, instances.slot), depth.detach())
+        own = median.gather(1, pairs.regions.flatten(1)).view_as(pairs.D_t)
+        cost = losses.compactness(pairs.D_t, own, config.compact_slack)
+        sums = losses.region_sums(cost, torch.ones_like(cost), pairs.regions, pairs.region_count)
+        terms["compact"] = losses.region_mean(sums.without_background())
     if config.consistency and motions.intermediate is not None:
         there, back = seen_both_ways(instances, len(pairs))
         pair = instances.pair

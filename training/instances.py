@@ -18,6 +18,8 @@ from training.geometry.camera import pixel_grid
 
 MEDIAN_GRID = 24
 """Points a side at which an instance's depth is looked up for its median."""
+MOST_MOVED = 4.0
+"""An instance is brought no farther than by this factor to its ground: more is a misunderstanding."""
 CLEARANCE = 0.06
 """Columns that end higher above an instance's lowest row, relative to its height, end in the air:
 a car's body leaves 0.15 of its height free below it, and most of its columns end there."""
@@ -192,6 +194,30 @@ def ground_below(depth: Tensor, labels: Tensor, instances: Instances) -> tuple[T
     median = disparity.masked_fill(~free, torch.nan).nanmedian(1).values
     known = free.any(1)
     return torch.where(known, 1 / median.nan_to_num(1.0), 1.0), known
+
+
+def grounded_depth(depth: Tensor, labels: Tensor, instances: Instances, slack: float) -> Tensor:
+    """Depth in which each instance is brought to near where it stands, its shape kept.
+
+    Its pixels' depths are multiplied so that their median is that of the ground below
+    (`ground_below`), up to a factor 1 + slack either way; instances whose ground is not seen,
+    or that are cut off, stay.
+
+    Args:
+        depth: (N, 1, H, W);  labels: (N, H, W), 0 is background.
+        slack: 0 or more. The ground's depth is predicted too, and an instance's may be the better one.
+
+    Returns:
+        (N, 1, H, W); the factors carry no gradient.
+    """
+    ground, known = ground_below(depth, labels, instances)
+    ratio = median_depth(depth.detach(), instances) / ground
+    factor = ratio.clamp(1 / (1 + slack), 1 + slack) / ratio
+    factor = torch.where(known & instances.whole(), factor, 1.0).clamp(1 / MOST_MOVED, MOST_MOVED)
+    slots = int(instances.slot.max()) + 1 if len(instances) else 1
+    table = depth.new_ones(len(depth), slots).index_put((instances.pair, instances.slot), factor)
+    at = labels.clamp(0, slots - 1).flatten(1)
+    return depth * table.gather(1, at).view_as(depth)
 
 
 def about_centre(angles: Tensor, shift: Tensor, centre: Tensor, backward: Tensor) -> Tensor:

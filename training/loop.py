@@ -39,8 +39,8 @@ from training.world import World, join_world
 
 TERMS = (
     *("photometric", "instance_photometric", "geometric", "smoothness"),
-    *("hint", "camera_alignment", "object_alignment"),
-    *("size", "contact", "consistency"),
+    *("scale", "hint", "camera_alignment", "object_alignment"),
+    *("size", "contact", "compact", "consistency"),
 )
 """Every term that a step may have; a batch without instances has fewer."""
 

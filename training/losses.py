@@ -8,6 +8,7 @@ and then over images, so that two processes with half a batch each see the same 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -166,6 +167,23 @@ def instance_mean(cost: Tensor, counts: Tensor, image: Tensor, images: int) -> T
     return (total / zeros.index_add(0, image, counts.to(cost.dtype)).clamp(min=1)).mean()
 
 
+def scale_excess(disparity: Tensor, slack: float = 2.0) -> Tensor:
+    """How far a depth's scale has left the neighbourhood of 1.
+
+    Nothing in the images says how large a scene unit is. What is free drifts, and ends at the
+    border of what a network can say.
+
+    Args:
+        disparity: (N, 1, H, W) inverse depth.
+        slack:     mean inverse depths from 1 / slack to slack cost nothing.
+
+    Returns:
+        (), mean over images of the distance of log mean inverse depth from that range.
+    """
+    scale = disparity.mean((1, 2, 3)).clamp(min=1e-7).log()
+    return F.relu(scale.abs() - math.log(slack)).mean()
+
+
 def size_prior(depth: Tensor, height_px: Tensor, focal_px: Tensor, height: Tensor) -> Tensor:
     """Distance of instances' depths from what their height in the image says.
 
@@ -201,6 +219,22 @@ def contact_prior(depth: Tensor, ground: Tensor, slack: float) -> Tensor:
     ratio = torch.log(depth) - torch.log(ground)
     beyond = ratio - torch.log1p(torch.as_tensor(slack, dtype=ratio.dtype, device=ratio.device))
     return F.relu(-ratio) + F.relu(beyond)
+
+
+def compactness(depth: Tensor, median: Tensor, slack: float) -> Tensor:
+    """Distance of depths from the reach of a body around its median depth.
+
+    Blurred edges and holes lie beyond it, in the background; the near side of a body is flatter
+    than its flank is long, so half as much room is left there.
+
+    Args:
+        depth, median: any equal shapes;  slack: 0 or more, relative.
+
+    Returns:
+        the same shape: distance of log(depth / median) from [-log(1 + slack / 2), log(1 + slack)].
+    """
+    ratio = depth.log() - median.log()
+    return F.relu(ratio - math.log1p(slack)) + F.relu(-ratio - math.log1p(slack / 2))
 
 
 def motion_difference(proposed: Tensor, aligned: Tensor, centre: Tensor, depth: Tensor) -> Tensor:

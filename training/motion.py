@@ -13,7 +13,8 @@ warped into the target view with its own depth (the *intermediate frame*), besid
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -31,6 +32,7 @@ from training.instances import (
     boxes_of,
     centres,
     crop,
+    grounded_depth,
     list_instances,
     square_windows,
 )
@@ -63,6 +65,11 @@ class MotionConfig:
     """Objects may turn (6-DoF); else they only shift."""
     static_gate: bool = False
     """Objects that the camera's motion explains as well do not move."""
+    gate_margin: float = 0.0
+    """As well: its error is at most so much larger, relative, than with the object's own motion."""
+    grounded: float | None = None
+    """Objects' motions are found no farther than by this share from the depth of the ground on which
+    they stand, where that is seen: at a wrong depth another motion explains the same images."""
     detach_centre: bool = True
     """No gradient from an object's motion into the depth of its centre."""
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
@@ -76,6 +83,9 @@ class MotionConfig:
             raise ConfigError(
                 f"crop_margin must be 1 or more and crop_least_px 2 or more, got {self.crop_margin}, {self.crop_least_px}"
             )
+        for name, value in (("gate_margin", self.gate_margin), ("grounded", self.grounded or 0.0)):
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"{name} must be 0 or more, got {value}")
         if not 0 <= self.refinements <= 8:
             raise ConfigError(f"refinements must lie in 0..8, got {self.refinements}")
 
@@ -122,6 +132,8 @@ def find_motions(ego: nn.Module, objects: nn.Module, pairs: Pairs, config: Motio
     """Motion of every region: the camera's, and on an instance the object's own as well."""
     proposed_camera, camera = camera_motion(ego, pairs, config.alignment)
     instances = list_instances(pairs.labels_t, pairs.classes)
+    if config.grounded is not None and len(instances):
+        pairs = replace(pairs, D_t=grounded_depth(pairs.D_t, pairs.labels_t, instances, config.grounded))
     centre = centres(pairs.D_t, pairs.K, instances)
     if config.detach_centre:
         centre = centre.detach()
@@ -158,7 +170,7 @@ def find_motions(ego: nn.Module, objects: nn.Module, pairs: Pairs, config: Motio
         )  # fmt: skip
         found = se3.inverse(camera.detach())[instances.pair] @ moved
     if config.static_gate:
-        found = _gate(found, pairs, camera, instances)
+        found = _gate(found, pairs, camera, instances, config.gate_margin)
     return Motions(
         camera=camera,
         regions=compose(camera, found, instances, pairs.region_count),
@@ -253,20 +265,22 @@ def _masked_crop(images: Tensor, mask: Tensor, window: Tensor, pair: Tensor, siz
 
 
 @torch.no_grad()
-def _explained_by_camera(found: Tensor, pairs: Pairs, camera: Tensor, instances: Instances) -> Tensor:
-    """(I,) bool: instances whose pixels fit no worse with the camera's motion alone."""
+def _explained_by_camera(
+    found: Tensor, pairs: Pairs, camera: Tensor, instances: Instances, margin: float
+) -> Tensor:
+    """(I,) bool: instances whose pixels fit hardly worse with the camera's motion alone."""
     R = pairs.region_count
     means = []
     for motion in (camera[:, None].expand(-1, R, -1, -1), compose(camera, found, instances, R)):
         view = inverse_warp(pairs.I_s, pairs.D_s, pairs.D_t, pairs.K, motion, pairs.regions)
         error = losses.photometric(pairs.I_t, view.image)
         means.append(losses.region_sums(error, view.visible, pairs.regions, R).mean)
-    return (means[0] <= means[1])[instances.pair, instances.slot]
+    return (means[0] <= (1 + margin) * means[1])[instances.pair, instances.slot]
 
 
-def _gate(found: Tensor, pairs: Pairs, camera: Tensor, instances: Instances) -> Tensor:
+def _gate(found: Tensor, pairs: Pairs, camera: Tensor, instances: Instances, margin: float) -> Tensor:
     """Identity where the camera explains an instance: a parked car's motion is taken from its depth."""
-    still = _explained_by_camera(found, pairs, camera, instances)
+    still = _explained_by_camera(found, pairs, camera, instances, margin)
     stop = torch.where(still[:, None, None], torch.eye(4, device=found.device) - found, 0)
     # The gradient passes, or what is stopped could never learn to move: a network that begins at
     # "does not move" is stopped everywhere.

@@ -57,13 +57,23 @@ class ObjectiveConfig:
     hint_from: int = 0
     """Step from which it counts: motions must be roughly known."""
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    scale: float = 0.0
+    """Weight of keeping the mean inverse depth near 1 / scene unit; 0: off (the paper)."""
     object_depth: Literal["joint", "detached"] = "joint"
     """Instances' pixels teach depth and motion, or motion only."""
     motion: MotionConfig = field(default_factory=MotionConfig)
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
 
     def __post_init__(self) -> None:
-        weights = ("photometric", "instance_photometric", "geometric", "smoothness", "alignment", "hint")
+        weights = (
+            "photometric",
+            "instance_photometric",
+            "geometric",
+            "smoothness",
+            "alignment",
+            "hint",
+            "scale",
+        )
         for name in (*weights, "edge_gain"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be 0 or more, got {getattr(self, name)}")
@@ -104,6 +114,8 @@ def training_step(nets: Networks, batch: Batch, config: ObjectiveConfig, step: i
     found = [view_terms(each, motions, config, step, batch.images.shape[1]) for each in [pairs, *scales]]
     terms = {name: torch.stack([each[0][name] for each in found]).mean() for name in found[0][0]}
     terms["smoothness"] = multi_scale_smoothness(disparities, batch.images, config.edge_gain)
+    if config.scale:
+        terms["scale"] = losses.scale_excess(disparities[0].flatten(0, 1))
     if config.hint and step >= config.hint_from:
         terms["hint"] = hint_term(pairs, motions, config.sweep, backward=step % 2 == 1)
     weights = {name: getattr(config, name) for name in terms}

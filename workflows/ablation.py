@@ -12,6 +12,7 @@ the true ones, so that what is measured is the learning.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,14 +50,21 @@ ROWS: dict[str, dict[str, Any]] = {
     "full": {},
     "none": {"instances": False, "geometric": 0.0},
     "full, no size prior": {"anchors": {"size": 0.0}},
-    "full, size prior .03": {"anchors": {"size": 0.03}},
-    "full, ground contact": {"anchors": {"size": 0.0, "contact": 0.1}},
-    "full, both anchors": {"anchors": {"contact": 0.1}},
-    "full, static gate": {"motion": {"static_gate": True}},
+    "full, no ground contact": {"anchors": {"contact": 0.0}},
+    "full, not compact": {"anchors": {"compact": 0.0}},
+    "full, not grounded": {"motion": {"grounded": None}},
+    "full, no static gate": {"motion": {"static_gate": False}},
+    "full, no anchor at all": {
+        "anchors": {"size": 0.0, "contact": 0.0, "compact": 0.0},
+        "motion": {"grounded": None, "static_gate": False},
+    },
     "full, no consistency": {"anchors": {"consistency": 0.0}},
+    "full, no hints": {"hint": 0.0},
+    "full, no alignment": {"motion": {"alignment": {}}},
+    "full, neither hints nor alignment": {"hint": 0.0, "motion": {"alignment": {}}},
     "full, depth detached": {"object_depth": "detached"},
-    "full, warp detached": {"motion": {"detach_intermediate": True}},
-    "full, no refinement": {"motion": {"refinements": 0}},
+    "full, warp with gradient": {"motion": {"detach_intermediate": False}},
+    "full, one refinement": {"motion": {"refinements": 1}},
     "full, no rotation": {"motion": {"object_rotation": False}},
     "full, no instance photometric": {"instance_photometric": 0.0},
 }
@@ -226,6 +234,8 @@ def _runs(out: Path, row: str, seeds: tuple[int, ...]) -> list[Path]:
 
 
 def _spread(values: list[float]) -> str:
+    if any(map(math.isnan, values)):
+        return "-"  # without instances there are no object motions
     return f"{mean(values):.3f}" + (f"+-{stdev(values):.3f}" if len(values) > 1 else "")
 
 

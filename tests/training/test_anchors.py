@@ -127,7 +127,10 @@ def test_anchors_pull_depth_and_heights_the_right_way() -> None:
     for name in ("size", "contact"):
         (found,) = torch.autograd.grad(terms[name], depth, retain_graph=True)
         assert float(found[labels == 1].sum()) > 0, name  # descending makes it nearer
-        assert not found[labels == 0].any(), name  # the ground stays
+        # In logarithms the rest of the image goes the other way, alike everywhere: no shape changes.
+        relative = (found * depth.detach())[labels == 0]
+        assert_close(relative, relative[:1].expand_as(relative))
+        assert -0.01 < float(relative[0]) < 0, name
     (found,) = torch.autograd.grad(terms["size"], heights)
     assert float(found[CAR]) < 0
     assert not found[[k for k in range(len(CLASSES)) if k not in (CAR, PERSON)]].any()
@@ -174,8 +177,39 @@ def test_without_instances_anchors_are_zero_with_finite_gradients() -> None:
     for name, term in anchor_terms(pairs, motions, heights, EVERY).items():
         assert term.item() == 0, name
         if term.requires_grad:
-            for found in torch.autograd.grad(term, [depth, heights], allow_unused=True):
+            for found in torch.autograd.grad(term, [depth, heights], retain_graph=True, allow_unused=True):
                 assert found is None or not found.any()
+
+
+def test_anchors_move_instances_against_their_image_and_never_the_whole_image() -> None:
+    """Else the common scale, which nothing else holds, would follow the instances."""
+    depth, labels = scene()
+    depth = torch.where(labels > 0, depth * 1.7, depth)
+    scale = torch.ones((), requires_grad=True)
+    own = torch.ones((), requires_grad=True)
+    moved = depth * scale * torch.where(labels > 0, own, 1.0)
+    pairs = pairs_of(moved, labels)
+    terms = anchor_terms(pairs, motions_of(pairs), log_heights(), EVERY)
+    for name in ("size", "contact"):
+        whole, instance = torch.autograd.grad(terms[name], [scale, own], retain_graph=True)
+        assert abs(float(whole)) < 1e-5, name
+        assert float(instance) > 0.5, name
+
+
+def test_compactness_pulls_holes_to_the_body_and_leaves_the_rest() -> None:
+    depth, labels = scene()
+    own = labels == 1
+    hole = own & (torch.arange(depth.shape[1]) % 4 == 0)
+    depth = torch.where(hole, depth * 5, depth).requires_grad_()
+    pairs = pairs_of(depth, labels)
+    only = AnchorConfig(size=0, consistency=0, compact=1.0, compact_slack=0.35)
+    term = anchor_terms(pairs, motions_of(pairs), log_heights(), only)["compact"]
+    # One of the two instances has holes in a quarter of its pixels.
+    share = float(hole.sum() / own.sum())
+    assert float(term.detach()) == pytest.approx(share * math.log(5 / 1.35) / 2, rel=1e-4)
+    (found,) = torch.autograd.grad(term, depth)
+    assert (found[hole] > 0).all()
+    assert not found[~hole].any()
 
 
 # --- there and back

@@ -23,6 +23,7 @@ from training.instances import (
     centres,
     crop,
     ground_below,
+    grounded_depth,
     list_instances,
     median_depth,
     square_windows,
@@ -294,6 +295,44 @@ def test_the_ground_has_no_gradient() -> None:
     depth, labels, _ = box_on_plane(12.0)
     depth.requires_grad_()
     assert not ground_below(depth, labels, list_instances(labels, torch.tensor([[CAR]])))[0].requires_grad
+
+
+@pytest.mark.parametrize("wrong", [0.4, 1.0, 2.5])
+def test_an_instance_is_brought_to_where_it_stands_and_keeps_its_shape(wrong: float) -> None:
+    depth, labels, _ = box_on_plane(400 * 1.5 / 44)
+    bent = depth.clone()
+    bent[:, :, labels[0] == 1] *= wrong * torch.linspace(0.9, 1.1, int((labels == 1).sum())).double()
+    instances = list_instances(labels, torch.tensor([[CAR]]))
+    found = grounded_depth(bent, labels, instances, 0.0)
+    own = labels[0] == 1
+    assert_close(found[0, 0][~own], bent[0, 0][~own])
+    ratio = (found / bent)[0, 0][own]
+    assert_close(ratio, ratio[:1].expand_as(ratio))
+    assert float(ratio[0]) * wrong == pytest.approx(1.0, rel=0.03)
+
+
+@pytest.mark.parametrize(("wrong", "left"), [(3.0, 1.3), (1.2, 1.2), (0.9, 0.9), (0.3, 1 / 1.3)])
+def test_what_is_near_its_ground_stays_and_the_rest_is_brought_to_the_border(
+    wrong: float, left: float
+) -> None:
+    depth, labels, _ = box_on_plane(400 * 1.5 / 44)
+    moved = torch.where(labels[:, None] == 1, depth * wrong, depth)
+    instances = list_instances(labels, torch.tensor([[CAR]]))
+    found = (grounded_depth(moved, labels, instances, 0.3) / depth)[0, 0][labels[0] == 1]
+    assert_close(found, torch.full_like(found, left), rtol=0.01, atol=0)
+
+
+def test_an_instance_far_beyond_belief_or_without_ground_stays_near_where_it_is() -> None:
+    depth, labels, _ = box_on_plane(400 * 1.5 / 44)
+    far = torch.where(labels[:, None] == 1, depth * 50, depth)
+    instances = list_instances(labels, torch.tensor([[CAR]]))
+    own = labels[0] == 1
+    moved = (grounded_depth(far, labels, instances, 0.0) / far)[0, 0][own]
+    assert_close(moved, torch.full_like(moved, 0.25))
+    hidden = torch.where(labels == 0, -1, labels)
+    assert_close(grounded_depth(far, hidden, list_instances(hidden, torch.tensor([[CAR]])), 0.0), far)
+    nobody = torch.zeros_like(labels)
+    assert_close(grounded_depth(far, nobody, list_instances(nobody, torch.tensor([[-1]])), 0.0), far)
 
 
 def test_true_cars_stand_where_the_ground_below_them_is(streets: Path) -> None:

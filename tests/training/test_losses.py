@@ -314,3 +314,54 @@ def test_a_blurred_image_costs_by_ssim_what_its_brightness_does_not() -> None:
     blurred = torch.nn.functional.avg_pool2d(sharp, 5, stride=1, padding=2, count_include_pad=False)
     assert float(losses.ssim(sharp, blurred).mean()) < 0.8
     assert float((1 - losses.ssim(sharp, 0.9 * sharp)).mean()) < 0.1
+
+
+def test_scale_costs_nothing_near_one_and_its_logarithm_beyond() -> None:
+    disparity = torch.tensor([0.1, 0.5, 1.0, 2.0, 8.0]).view(5, 1, 1, 1).repeat(1, 1, 3, 4)
+    costs = [losses.scale_excess(each[None]).item() for each in disparity]
+    assert costs == pytest.approx([math.log(5), 0, 0, 0, math.log(4)], abs=1e-6)
+    assert losses.scale_excess(disparity).item() == pytest.approx(sum(costs) / 5)
+    disparity.requires_grad_()
+    losses.scale_excess(disparity).backward()
+    assert disparity.grad is not None
+    assert (disparity.grad[0] < 0).all()
+    assert (disparity.grad[4] > 0).all()
+    assert not disparity.grad[2].any()
+
+
+def test_motions_differ_by_their_turn_and_by_where_they_take_the_centre() -> None:
+    centre, depth = torch.tensor([[1.0, 2.0, 10.0]]).double(), torch.tensor([10.0]).double()
+    still = torch.eye(4).double()[None]
+    assert losses.motion_difference(still, still, centre, depth).item() == 0
+    shifted = se3.from_euler(torch.zeros(1, 3).double(), torch.tensor([[0.5, -1.0, 2.0]]).double())
+    assert losses.motion_difference(shifted, still, centre, depth).item() == pytest.approx(0.35)
+    turn = se3.from_euler(torch.tensor([[0.0, 0.1, 0.0]]).double(), torch.zeros(1, 3).double())
+    # About its own centre a turn moves nothing.
+    about = se3.about(turn, centre)
+    assert losses.motion_difference(about, still, centre, depth).item() == pytest.approx(0.1)
+    assert losses.motion_difference(turn, still, centre, depth).item() > 0.15
+
+
+def test_the_difference_of_motions_has_right_and_finite_gradients() -> None:
+    centre, depth = torch.tensor([[1.0, 2.0, 10.0]]).double(), torch.tensor([10.0]).double()
+    goal = se3.exp(torch.tensor([[0.3, 0.1, 0.2, 0.1, -0.1, 0.2]]).double())
+    xi = torch.tensor([[0.1, 0.2, -0.1, 0.05, 0.1, 0.02]]).double().requires_grad_()
+    assert gradcheck(lambda xi: losses.motion_difference(se3.exp(xi), goal, centre, depth), xi)
+    zero = torch.zeros(1, 6).double().requires_grad_()
+    losses.motion_difference(se3.exp(zero), torch.eye(4).double()[None], centre, depth).sum().backward()
+    assert zero.grad is not None
+    assert torch.isfinite(zero.grad).all()
+
+
+def test_the_mean_over_instances_is_taken_image_by_image() -> None:
+    cost = torch.tensor([1.0, 3.0, 10.0, 7.0])
+    image, counts = torch.tensor([0, 0, 2, 2]), torch.tensor([True, True, True, False])
+    assert losses.instance_mean(cost, counts, image, 3).item() == pytest.approx((2 + 0 + 10) / 3)
+    assert losses.instance_mean(cost[:0], counts[:0], image[:0], 3).item() == 0
+
+
+def test_a_body_may_reach_back_and_half_as_far_forward() -> None:
+    median = torch.full((5,), 10.0, dtype=torch.float64)
+    depth = torch.tensor([10.0, 13.9, 8.4, 28.0, 5.0], dtype=torch.float64)
+    expected = [0, 0, 0, math.log(2.8 / 1.4), math.log(2 / 1.2)]
+    assert_close(losses.compactness(depth, median, 0.4), torch.tensor(expected, dtype=torch.float64))

@@ -18,7 +18,14 @@ from training.alignment import AlignmentConfig
 from training.geometry import se3
 from training.geometry.camera import pixel_grid
 from training.geometry.warp import inverse_warp
-from training.instances import about_centre, centres, crop, list_instances, square_windows
+from training.instances import (
+    about_centre,
+    centres,
+    crop,
+    ground_below,
+    list_instances,
+    square_windows,
+)
 from training.motion import MotionConfig, camera_motion, compose, find_motions, intermediate_frame
 from training.networks.build import Networks
 from training.pairs import Pairs, direct
@@ -82,14 +89,14 @@ def test_the_camera_sees_only_what_is_background_in_both_frames() -> None:
     pairs = made_pairs()
     pairs.labels_t[0, 25:30, 40:44] = -1
     networks = stub_networks()
-    before = camera_motion(networks.ego, pairs)
+    before = camera_motion(networks.ego, pairs, AlignmentConfig())[1]
     hidden = ((pairs.labels_t != 0) | (pairs.labels_s != 0))[:, None]
     painted = replace(
         pairs,
         I_t=torch.where(hidden, torch.rand_like(pairs.I_t), pairs.I_t),
         I_s=torch.where(hidden, torch.rand_like(pairs.I_s), pairs.I_s),
     )
-    assert_close(camera_motion(networks.ego, painted), before, rtol=0, atol=0)
+    assert_close(camera_motion(networks.ego, painted, AlignmentConfig())[1], before, rtol=0, atol=0)
     assert bool(hidden[0, 0, 25:30, 40:44].all())
 
 
@@ -375,9 +382,46 @@ def test_what_the_gate_stops_can_still_learn_to_move() -> None:
     assert answer.grad.any()
 
 
+def test_a_margin_stops_what_the_camera_explains_nearly_as_well(streets: Path) -> None:
+    pairs, camera, regions, moving = true_pair(streets / "test_0001", 1, least_px=300)
+    ego, objects, _ = true_answers(pairs, camera, regions)
+    instances = list_instances(pairs.labels_t, pairs.classes)
+    parked = torch.tensor([int(slot) not in moving for slot in instances.slot])
+    better = objects.clone()
+    better[parked, 3] += 1e-4  # hardly moved, and maybe by chance a better fit
+    config = MotionConfig(refinements=0, object_input="frame", static_gate=True, gate_margin=0.15)
+    motions = find_motions(Answers(ego), Answers(better), pairs, config)
+    still = ((motions.objects - torch.eye(4)).abs() < 1e-6).flatten(1).all(1)
+    assert torch.equal(still, parked)
+    everything = find_motions(Answers(ego), Answers(better), pairs, replace(config, gate_margin=100.0))
+    assert_close(everything.objects, torch.eye(4).expand_as(everything.objects))
+
+
+def test_grounded_motion_does_not_depend_on_the_objects_own_depth(streets: Path) -> None:
+    """At three times its depth a car that is brought to its ground moves as before."""
+    pairs, camera, regions, _ = true_pair(streets / "test_0001", 1, least_px=300)
+    ego, objects, _ = true_answers(pairs, camera, regions)
+    config = MotionConfig(refinements=0, object_input="frame", grounded=0.0)
+    right = find_motions(Answers(ego), Answers(objects), pairs, config)
+    deep = torch.where(pairs.labels_t[:, None] > 0, pairs.D_t * 3, pairs.D_t)
+    wrong = find_motions(Answers(ego), Answers(objects), replace(pairs, D_t=deep), config)
+    _, known = ground_below(pairs.D_t, pairs.labels_t, right.instances)
+    known &= right.instances.whole()
+    assert known.any()
+    assert_close(wrong.centre[known], right.centre[known], rtol=1e-4, atol=1e-4)
+    assert_close(wrong.objects[known], right.objects[known], rtol=1e-4, atol=1e-4)
+    free = replace(config, grounded=None)
+    assert_close(
+        find_motions(Answers(ego), Answers(objects), replace(pairs, D_t=deep), free).centre[:, 2],
+        3 * find_motions(Answers(ego), Answers(objects), pairs, free).centre[:, 2],
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"grounded": -0.1}, "grounded must be 0 or more"),
+        ({"gate_margin": -0.1}, "gate_margin must be 0 or more"),
         ({"alpha": 0}, "alpha must be 1 or more, got 0"),
         ({"crop_px": 16}, "crop_px must be a multiple of 16 from 32 on, got 16"),
         ({"crop_px": 40}, "crop_px must be a multiple of 16 from 32 on, got 40"),

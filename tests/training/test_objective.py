@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from pipeline.errors import ConfigError
 from tests.training.scenes import StubDepth, made_batch, stub_networks, texture, true_pair
 from training import losses
+from training.alignment import AlignmentConfig
 from training.anchors import AnchorConfig
 from training.data import Batch
 from training.geometry.sampling import resize
@@ -24,17 +25,22 @@ from training.motion import MotionConfig, Motions
 from training.objective import (
     ObjectiveConfig,
     Step,
+    alignment_terms,
     fits_better_warped,
+    hint_term,
     nearest_source,
     training_step,
     usable_pixels,
     view_terms,
 )
 from training.pairs import Pairs, direct, predict_disparity
+from training.sweep import SweepConfig
 
 LATE = 1000
 """A step at which every part of the curriculum is on."""
 
+CAMERA_ALIGNED = AlignmentConfig(camera_steps=1)
+ALIGNED = AlignmentConfig(camera_steps=1, object_steps=1)
 GEO = ObjectiveConfig(instances=False)
 FULL = ObjectiveConfig(anchors=AnchorConfig(contact=0.1))
 
@@ -59,6 +65,11 @@ TABLE_2 = {
     "no ssim": replace(FULL, ssim_weight=0.0),
     "no anchors": replace(FULL, anchors=AnchorConfig(size=0, contact=0, consistency=0)),
     "nothing per instance": replace(FULL, instance_photometric=0.0),
+    "scale, hints": replace(FULL, scale=0.3, hint=1.0),
+    "grounded": replace(FULL, motion=MotionConfig(grounded=0.2)),
+    "camera aligned": replace(FULL, motion=MotionConfig(alignment=CAMERA_ALIGNED)),
+    "all aligned": replace(FULL, hint=1.0, motion=MotionConfig(alignment=ALIGNED, static_gate=True)),
+    "all aligned, geo": replace(GEO, hint=1.0, motion=MotionConfig(alignment=ALIGNED)),
 }
 
 
@@ -138,13 +149,18 @@ def test_the_total_is_the_weighted_sum_of_the_terms() -> None:
         instance_photometric=0.3,
         geometric=0.7,
         smoothness=0.11,
-        anchors=AnchorConfig(size=0.05, contact=0.02, consistency=0.4),
+        hint=0.9,
+        scale=0.6,
+        alignment=1.7,
+        motion=MotionConfig(alignment=ALIGNED),
+        anchors=AnchorConfig(size=0.05, contact=0.02, compact=0.2, consistency=0.4),
     )
     outcome = training_step(stub_networks(), made_batch(), config, LATE)
     assert set(outcome.terms) == set(TERMS)
     weights = {each.name: getattr(config, each.name) for each in fields(config)} | {
         each.name: getattr(config.anchors, each.name) for each in fields(config.anchors)
     }
+    weights |= {"camera_alignment": 1.7, "object_alignment": 1.7}
     expected = sum(weights[name] * value for name, value in outcome.terms.items())
     assert_close(outcome.total, expected)
 
@@ -159,7 +175,7 @@ def test_the_curriculum_begins_with_the_background() -> None:
     assert_close(before.total, geo.total)
     after = training_step(networks, batch, config, 10)
     assert networks.objects.calls == 2
-    assert set(after.terms) == set(TERMS)
+    assert set(after.terms) == set(before.terms) | {"instance_photometric", "size", "contact", "consistency"}
     masked = training_step(networks, batch, config, 20)
     assert masked.terms["photometric"].item() != after.terms["photometric"].item()
 
@@ -540,3 +556,53 @@ def test_impossible_settings_are_refused(settings: dict, message: str) -> None:
 
 def test_the_stub_depends_on_the_image() -> None:
     assert StubDepth()(torch.zeros(1, 3, 8, 8))[0].shape == (1, 1, 8, 8)
+
+
+# --- hints and alignment
+
+
+def test_depth_is_pulled_towards_where_the_images_agree() -> None:
+    """Both directions have their turn; the gradient of a depth that is too large is positive."""
+    pairs = flat_pairs((0, 0))
+    truth = 4.0
+    shift = truth / 40.0  # a pixel at f = 40
+    far = torch.full_like(pairs.D_t, 2 * truth).requires_grad_()
+    motions, _ = fixed_view(pairs, shift)
+    for backward in (False, True):
+        term = hint_term(replace(pairs, D_t=far), motions, SweepConfig(window_px=5), backward)
+        assert 0.1 < float(term.detach()) < math.log(2)
+        (found,) = torch.autograd.grad(term, far)
+        half = slice(2, None) if backward else slice(2)
+        other = slice(2) if backward else slice(2, None)
+        assert float((found[half] > 0).float().mean()) > 0.3
+        assert (found[half] >= 0).float().mean() > 0.95
+        assert not found[other].any()
+
+
+def test_what_alignment_found_is_taught_to_the_networks_and_to_nothing_else() -> None:
+    networks = stub_networks()
+    config = replace(FULL, alignment=1.0, motion=MotionConfig(refinements=0, alignment=ALIGNED))
+    outcome = training_step(networks, made_batch(), config, LATE)
+    assert {"camera_alignment", "object_alignment"} <= set(outcome.terms)
+    assert not outcome.motions.camera.requires_grad
+    assert not outcome.motions.regions.requires_grad
+    assert outcome.motions.proposed_camera.requires_grad
+    terms = alignment_terms(outcome.pairs, outcome.motions, ALIGNED)
+    for name, learner in (("camera_alignment", networks.ego), ("object_alignment", networks.objects)):
+        (found,) = torch.autograd.grad(terms[name], [learner.layer.weight], retain_graph=True)  # type: ignore[union-attr]
+        assert found.any(), name
+    assert alignment_terms(outcome.pairs, outcome.motions, AlignmentConfig()) == {}
+
+
+def test_steps_before_hints_have_none() -> None:
+    config = replace(FULL, hint=1.0, hint_from=10)
+    assert "hint" not in training_step(stub_networks(), made_batch(), config, 9).terms
+    assert "hint" in training_step(stub_networks(), made_batch(), config, 10).terms
+
+
+@pytest.mark.parametrize(
+    "change", [{"hint": -1.0}, {"scale": math.inf}, {"alignment": -1.0}, {"hint_from": -1}]
+)
+def test_weights_of_hints_and_alignment_are_checked(change: dict[str, float]) -> None:
+    with pytest.raises(ConfigError):
+        ObjectiveConfig(**change)  # type: ignore[arg-type]
