@@ -21,6 +21,7 @@ from evaluation.predictions import (
 from pipeline.errors import ConfigError
 from pipeline.shards.manifest import ClipEntry
 from pipeline.shards.reader import ShardSet
+from training.alignment import AlignmentConfig
 from training.augment import AugmentConfig
 from training.checkpoint import checkpoint_in, load, restore_networks
 from training.data import DataConfig, PackedBatch, ShardSource, WindowDataset, collate
@@ -43,6 +44,7 @@ def predict(
     device: str = "auto",
     include: tuple[str, ...] = (),
     depth_type: str = "float16",
+    align: bool = True,
     quiet: bool = False,
 ) -> PredictionIndex:
     """Predict depth, camera motion and object motions of every frame of a shard set.
@@ -52,6 +54,8 @@ def predict(
         out:     folder of the predictions; clips that it holds already are predicted again.
         layer:   masks layer whose matched instances get a motion.
         include: patterns of clip names to take; none is all.
+        align:   move motions until the images agree, as far as the run was trained so
+            (training/alignment.py); else they are what the networks propose.
 
     Raises:
         TrainingError, ShardError, ConfigError: what is missing or does not fit.
@@ -67,10 +71,11 @@ def predict(
             clips=(),
         )
     objective = checkpoint.config.objective
+    motion = objective.motion if align else replace(objective.motion, alignment=AlignmentConfig())
     names = []
     clips = predict_clips(
         networks,
-        objective.motion,
+        motion,
         shards,
         layer=layer,
         include=include,

@@ -23,6 +23,7 @@ from pipeline.shards.reader import ShardSet
 from tests.training.runs import settings
 from tests.training.shardsets import write_set
 from training import checkpoint
+from training.alignment import AlignmentConfig
 from training.checkpoint import Checkpoint, Progress
 from training.geometry import se3
 from training.networks.build import Networks, make_networks
@@ -277,6 +278,24 @@ def test_networks_that_learned_without_masks_predict_without(
     np.testing.assert_allclose(
         clip.later_T_earlier[0], se3.from_euler(answer[:, :3], answer[:, 3:])[0], atol=1e-6
     )
+
+
+def test_motions_are_aligned_as_in_training_or_left_as_the_networks_propose_them(
+    trained: Checkpoint, run: Path, tmp_path: Path
+) -> None:
+    alignment = AlignmentConfig(camera_steps=1, object_steps=1)
+    objective = trained.config.objective
+    aligned = replace(objective, motion=replace(objective.motion, alignment=alignment))
+    checkpoint.save(tmp_path / "run.pt", replace(trained, config=replace(trained.config, objective=aligned)))
+    shards = write_set(tmp_path / "set", {"two": 3})
+    predict(run, shards, tmp_path / "never", device="cpu", quiet=True)
+    predict(tmp_path / "run.pt", shards, tmp_path / "off", device="cpu", align=False, quiet=True)
+    predict(tmp_path / "run.pt", shards, tmp_path / "on", device="cpu", quiet=True)
+    (never,), (off,), (on,) = (list(read_clips(tmp_path / each)) for each in ("never", "off", "on"))
+    np.testing.assert_array_equal(off.later_T_earlier, never.later_T_earlier)
+    np.testing.assert_array_equal(off.objects.motion, never.objects.motion)
+    assert np.abs(on.later_T_earlier - off.later_T_earlier).max() > 1e-6
+    assert np.abs(on.objects.motion - off.objects.motion).max() > 1e-6
 
 
 # ---------------------------------------------------------------------------- one line each

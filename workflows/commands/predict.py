@@ -36,6 +36,8 @@ class Arguments:
     """auto (a GPU if there is one), cpu, cuda, cuda:1."""
     depth_type: Literal["float16", "float32"] = "float16"
     """How inverse depth is stored."""
+    align: bool = True
+    """Move motions until the images agree, if the run was trained so; else as networks propose them."""
     quiet: bool = False
     """No progress bar."""
 
@@ -49,6 +51,7 @@ def run(arguments: Arguments) -> int:
         device=arguments.device,
         include=arguments.include,
         depth_type=arguments.depth_type,
+        align=arguments.align,
         quiet=arguments.quiet,
     )
     frames = motions = 0
