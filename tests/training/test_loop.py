@@ -29,9 +29,11 @@ from tests.training.runs import (
     wait_for_step,
 )
 from training import checkpoint, loop, objective
+from training.alignment import AlignmentConfig
 from training.config import TrainConfig
 from training.data import Batch, Loader, make_loader
 from training.loop import train
+from training.motion import MotionConfig
 from training.networks.build import make_networks
 from training.record import Record, read_metrics
 
@@ -107,6 +109,30 @@ def test_a_run_stopped_by_ctrl_c_again_and_again_goes_on_bit_for_bit(
 
     assert difference_of_runs(out, whole, but=("checkpoint_every", "picture_every")) is None
     assert not list(out.glob(".*.partial"))
+
+
+def test_a_run_with_hints_and_alignment_goes_on_bit_for_bit(
+    street_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hints sweep one direction at even steps and the other at odd ones, also after a resume."""
+    motion = MotionConfig(
+        crop_px=32,
+        alpha=2,
+        grounded=0.3,
+        static_gate=True,
+        gate_margin=0.1,
+        alignment=AlignmentConfig(camera_steps=1, object_steps=1),
+    )
+    config = settings(street_shards, objective_hint=1.0, objective_scale=0.1, objective_motion=motion)
+    quietly(config, tmp_path / "whole")
+    terms = {"hint", "scale", "camera_alignment", "object_alignment"}
+    assert terms <= set(read_metrics(tmp_path / "whole")[-1])
+    with monkeypatch.context() as patched:
+        interrupt_after(5, patched)
+        with pytest.raises(KeyboardInterrupt):
+            quietly(config, tmp_path / "run")
+    quietly(config, tmp_path / "run", resume=True)
+    assert difference_of_runs(tmp_path / "run", tmp_path / "whole") is None
 
 
 def test_a_second_ctrl_c_stops_at_once(
