@@ -40,6 +40,8 @@ class AlignmentConfig:
     """Steps of objects' motions with each window; 0: as the network says (the paper)."""
     object_windows: tuple[int, ...] = (3, 1)
     """For objects' motions colours are averaged over windows of these sides, wide to narrow, odd."""
+    static_depths: tuple[float, ...] = (0.75, 0.87, 1.0, 1.15, 1.3)
+    """What stands still may be so many times as deep as predicted."""
     noise: float = 0.02
     """Differences of colour, of 1, that are expected where all is right; larger ones weigh less."""
     trust_turn: float = 0.05
@@ -65,6 +67,8 @@ class AlignmentConfig:
             raise ConfigError(f"camera_shrink must be factors of 1 or more, got {self.camera_shrink}")
         if not self.object_windows or any(side < 1 or side % 2 == 0 for side in self.object_windows):
             raise ConfigError(f"object_windows must be odd sides in pixels, got {self.object_windows}")
+        if not self.static_depths or not all(0 < depth < math.inf for depth in self.static_depths):
+            raise ConfigError(f"static_depths must be positive factors, got {self.static_depths}")
         positive = (
             *("noise", "trust_turn", "trust_shift", "points_per_sample", "samples"),
             *("camera_trust_turn", "camera_trust_ahead", "camera_trust_sideways"),
@@ -186,15 +190,23 @@ def align_instances(
     pair: Tensor,
     slot: Tensor,
     s_T_t: Tensor,
+    camera: Tensor,
+    static_margin: float | None,
     config: AlignmentConfig,
 ) -> Tensor:
     """Motions of instances under which each agrees best, camera's motion included.
+
+    One that stands still follows the camera. Whether it does is asked at several depths: where
+    an instance's own depth is not right, some motion of its own always explains it better.
 
     Args:
         I_t, I_s: (N, C, H, W);  D_t: (N, 1, H, W);  K: (N, 3, 3).
         labels_t, labels_s: (N, H, W) int64 slots, 0 background.
         pair, slot: (G,) of each instance.
         s_T_t: (G, 4, 4), where to begin.
+        camera: (G, 4, 4) motion of the camera, which what stands still follows.
+        static_margin: an instance stands still if that costs at most so much more, relative, than
+            its own motion; None: it always has its own.
 
     Returns:
         (G, 4, 4).
@@ -214,7 +226,13 @@ def align_instances(
         source = source_of(blurred_s, labels_s, K)
         trust = (*[config.trust_shift] * 3, *[config.trust_turn] * 3)
         s_T_t = align(points, source, s_T_t, config.object_steps, config, trust)
-    return s_T_t
+    if static_margin is None:
+        return s_T_t
+    # A scene twice as deep looks like one whose camera moves half as far.
+    still = [_cost(points, source, _shortened(camera, depth), config) for depth in config.static_depths]
+    moving = _cost(points, source, s_T_t, config)
+    stands = torch.stack(still).amin(0) <= (1 + static_margin) * moving
+    return torch.where(stands[:, None, None], camera, s_T_t)
 
 
 @torch.no_grad()
@@ -281,6 +299,18 @@ class _Observation:
     slope_v: Tensor
     weight: Tensor
     cost: Tensor
+
+
+def _cost(points: Points, source: Source, motions: Tensor, config: AlignmentConfig) -> Tensor:
+    """(G,) what the motions cost."""
+    return _sum(_observe(points, source, motions, config.noise).cost, points.group, len(motions))
+
+
+def _shortened(motions: Tensor, factor: float) -> Tensor:
+    """The same turns with translations divided by a factor."""
+    changed = motions.clone()
+    changed[..., :3, 3] /= factor
+    return changed
 
 
 def _observe(points: Points, source: Source, motions: Tensor, noise: float) -> _Observation:

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from training import losses
+from training.alignment import AlignmentConfig, align_camera, align_instances
 from training.batches import Batch
 from training.geometry import reference, se3, warp
 from training.motion import MotionConfig
 from training.networks.build import NetworksConfig, ObjectConfig, make_networks
 from training.networks.pose import PoseConfig
 from training.objective import ObjectiveConfig, training_step
+from training.sweep import SweepConfig, sweep
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,33 @@ def consistency_work(setting: Setting) -> Work:
     return work
 
 
+def alignment_work(setting: Setting) -> Work:
+    """Gauss-Newton steps of the camera's and of all instances' motions, as the streetworld recipe asks."""
+    street = _street(setting, channels=3)
+    config = AlignmentConfig(camera_steps=3, object_steps=3)
+    background = torch.stack([street.regions == 0] * 2, 1)
+    pair = torch.arange(setting.batch, device=street.K.device).repeat_interleave(setting.instances)
+    slot = torch.arange(1, setting.instances + 1, device=street.K.device).repeat(setting.batch)
+    images = street.image, street.image.roll(1, 3)
+
+    def work() -> None:
+        align_camera(*images, street.depth_t, street.K, background, street.motions[:, 0], config)
+        align_instances(
+            *images, street.depth_t, street.K, street.regions, street.regions,
+            pair, slot, street.motions[pair, slot], config,
+        )  # fmt: skip
+
+    return work
+
+
+def sweep_work(setting: Setting) -> Work:
+    """Sixteen depths of every pixel."""
+    street = _street(setting, channels=3)
+    images = street.image, street.image.roll(1, 3)
+    labels, config = (street.regions, street.regions), SweepConfig(steps=16)
+    return lambda: sweep(*images, street.depth_t, street.K, street.motions, *labels, config)
+
+
 def step_work(setting: Setting, config: NetworksConfig, objective: ObjectiveConfig) -> Work:
     """Forward, backward and update of the full objective on windows of three frames."""
     street = _street(setting, channels=3)
@@ -221,6 +250,8 @@ CASES = (
     ),
     Case("losses with backward", (1.72, 1741), losses_work),
     Case("motion consistency with backward", (0.89, 1121), consistency_work),
+    Case("alignment", None, alignment_work),
+    Case("depth sweep", None, sweep_work),
     Case("step, ResNet18 on frames", (56.8, None), lambda setting: step_work(setting, *resnets_on_frames())),
     Case(
         "step, defaults",

@@ -163,13 +163,14 @@ def find_motions(ego: nn.Module, objects: nn.Module, pairs: Pairs, config: Motio
         angles, shift = angles + more[0], shift + more[1]
     proposed = found = about_centre(angles, shift * centre[:, 2:], centre, backward)
     if config.alignment.object_steps:
-        moved = (camera[instances.pair] @ proposed).detach()
+        own_camera = camera.detach()[instances.pair]
+        margin = config.gate_margin if config.static_gate else None
         moved = align_instances(
-            pairs.I_t, pairs.I_s, pairs.D_t, pairs.K, pairs.labels_t, pairs.labels_s,
-            instances.pair, instances.slot, moved, config.alignment,
+            pairs.I_t, pairs.I_s, pairs.D_t, pairs.K, pairs.labels_t, pairs.labels_s, instances.pair,
+            instances.slot, own_camera @ proposed.detach(), own_camera, margin, config.alignment,
         )  # fmt: skip
-        found = se3.inverse(camera.detach())[instances.pair] @ moved
-    if config.static_gate:
+        found = se3.inverse(own_camera) @ moved
+    elif config.static_gate:
         found = _gate(found, pairs, camera, instances, config.gate_margin)
     return Motions(
         camera=camera,

@@ -125,11 +125,42 @@ def test_a_turning_object_is_found_beside_a_camera_that_stands() -> None:
     pair, slot = torch.tensor([0, 0]), torch.tensor([1, 2])
     start = torch.eye(4).repeat(2, 1, 1)
     config = replace(FREE, trust_turn=0.3, trust_shift=0.3)
-    found = align_instances(target, source, depth, K, labels, seen, pair, slot, start, config)
+    still = torch.eye(4).expand(2, 4, 4)
+    found = align_instances(target, source, depth, K, labels, seen, pair, slot, start, still, None, config)
     degrees, distance = apart(se3.about(found[0], -centre), se3.about(turned, -centre))
     assert degrees < 0.25
     assert distance < 0.02
     assert max(apart(found[1], torch.eye(4))) < 0.02
+
+
+@pytest.mark.parametrize("wrong", [1 / 1.15, 1.0, 1 / 0.87])
+def test_what_stands_follows_the_camera_though_its_depth_is_wrong_and_what_moves_does_not(
+    wrong: float,
+) -> None:
+    camera = motion_of((0.25, 0, -0.1), (0, 0.4, 0))
+    own = motion_of((0, 0.12, 0), (0, 0, 1.5))
+    depth = 6 + 0.5 * texture((1, 1, H, W), 1, cells=10)
+    K = pinhole(F, H, W, torch.float32)[None]
+    labels = torch.zeros(1, H, W, dtype=torch.long)
+    labels[:, 12:40, 14:44] = 1
+    labels[:, 12:40, 54:84] = 2
+    motions = torch.stack([camera, camera, camera @ own])[None]
+    source = texture((1, 3, H, W), 3, cells=6)
+    target = inverse_warp(source, depth, depth, K, motions, labels).image
+    target = target + 0.01 * torch.randn(target.shape, generator=torch.Generator().manual_seed(0))
+    seen = torch.zeros_like(labels)
+    seen[:, :, :50] = 1
+    seen[:, :, 50:] = 2
+    believed = torch.where(labels[:, None] > 0, depth * wrong, depth)
+    pair, slot = torch.tensor([0, 0]), torch.tensor([1, 2])
+    both = camera.expand(2, 4, 4)
+    found = align_instances(target, source, believed, K, labels, seen, pair, slot, both, both, 0.3, FREE)
+    assert_close(found[0], camera)
+    assert not torch.allclose(found[1], camera, atol=1e-3)
+    free = align_instances(target, source, believed, K, labels, seen, pair, slot, both, both, None, FREE)
+    assert_close(found[1], free[1])
+    if wrong != 1.0:  # another motion takes the place of what depth does not explain
+        assert not torch.allclose(free[0], camera, atol=1e-3)
 
 
 def test_without_texture_the_proposal_stays() -> None:
@@ -257,7 +288,8 @@ def test_no_instances_and_no_points_are_ordinary() -> None:
     target, source, depth, K = scene(torch.eye(4))
     labels = torch.zeros(1, H, W, dtype=torch.long)
     none = torch.zeros(0, dtype=torch.long)
-    found = align_instances(target, source, depth, K, labels, labels, none, none, torch.zeros(0, 4, 4), FREE)
+    nobody = torch.zeros(0, 4, 4)
+    found = align_instances(target, source, depth, K, labels, labels, none, none, nobody, nobody, 0.3, FREE)
     assert found.shape == (0, 4, 4)
     nothing = torch.zeros(1, 2, H, W, dtype=torch.bool)
     start = motion_of((0.1, 0, 0), (0, 0, 0))[None]
@@ -303,6 +335,8 @@ def test_on_a_true_street_alignment_comes_nearer_to_the_truth(streets: Path) -> 
         {"camera_shrink": (0,)},
         {"object_windows": (2,)},
         {"object_windows": ()},
+        {"static_depths": ()},
+        {"static_depths": (1.0, 0.0)},
         {"noise": 0.0},
         {"trust_turn": math.inf},
         {"samples": 0.0},
