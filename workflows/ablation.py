@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,10 +30,11 @@ from pipeline.build import BuildConfig, build
 from pipeline.clip import FramesConfig
 from pipeline.configuration import from_dict, read_recipe, to_dict
 from pipeline.detectors import DetectorConfig
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, InstanceMotionError
 from pipeline.graph import GraphConfig
 from pipeline.matching import MaskConfig
 from pipeline.shards.hdf5 import publish
+from pipeline.shards.manifest import MANIFEST, read_manifest
 from pipeline.streetworld.truth import write_label_images
 from training.checkpoint import load, restore_networks
 from training.config import TrainConfig
@@ -146,6 +148,8 @@ def main(arguments: Arguments) -> None:
 def make_shards(arguments: Arguments, split: str) -> Path:
     """The shard set of a split, on true masks."""
     streets, folder = arguments.streets / split, arguments.out / "shards" / split
+    if (folder / MANIFEST).is_file() and read_manifest(folder).size == arguments.size:
+        return folder  # other seeds may be read from it at this moment
     if not streets.is_dir():
         raise ConfigError(f"{streets} is missing; render it with `instance-motion streetworld`")
     masks = arguments.out / "masks" / split
@@ -241,4 +245,7 @@ def _spread(values: list[float]) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(tyro.cli(Arguments, prog="python -m workflows.ablation", description=__doc__))
+    try:
+        main(tyro.cli(Arguments, prog="python -m workflows.ablation", description=__doc__))
+    except InstanceMotionError as error:
+        sys.exit(f"error: {error}")

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.configuration import from_dict, read_recipe
 from pipeline.errors import ConfigError
+from pipeline.lease import lease
 from training.config import TrainConfig
 from training.record import read_metrics
 from workflows.ablation import RECIPE, ROWS, Arguments, changed, main
@@ -64,5 +65,6 @@ def test_rows_are_trained_scored_drawn_and_kept(
     assert "size" not in read_metrics(tmp_path / "out" / "runs" / "geo-0")[0]
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*.pt")}
-    main(arguments)
+    with lease(tmp_path / "out" / "shards" / "train", "another seed"):
+        main(arguments)  # finished shards are read, not built again
     assert before == {path: path.stat().st_mtime_ns for path in before}
