@@ -40,8 +40,9 @@ class AlignmentConfig:
     """Steps of objects' motions with each window; 0: as the network says (the paper)."""
     object_windows: tuple[int, ...] = (3, 1)
     """For objects' motions colours are averaged over windows of these sides, wide to narrow, odd."""
-    static_depths: tuple[float, ...] = (0.75, 0.87, 1.0, 1.15, 1.3)
-    """What stands still may be so many times as deep as predicted."""
+    static_depths: tuple[float, ...] = (0.6, 0.72, 0.85, 1.0, 1.15, 1.3)
+    """What stands still may be so many times as deep as predicted. Much deeper would let a car that
+    keeps the camera's speed pass as standing at infinity; nearer is safe."""
     noise: float = 0.02
     """Differences of colour, of 1, that are expected where all is right; larger ones weigh less."""
     trust_turn: float = 0.05

@@ -14,13 +14,20 @@ from itertools import islice
 from statistics import median
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.classes import CLASSES
 from pipeline.errors import ConfigError
 from training import losses
 from training.data import Batch
-from training.instances import Instances, ground_below, list_instances, median_depth
+from training.instances import (
+    Instances,
+    ground_below,
+    ground_limit,
+    list_instances,
+    median_depth,
+)
 from training.motion import Motions
 from training.networks.build import Networks
 from training.pairs import Pairs, direct, predict_disparity
@@ -86,14 +93,24 @@ def anchor_terms(
         terms["size"] = losses.instance_mean(cost, instances.whole(), instances.pair, len(pairs))
     if config.contact:
         ground, known = ground_below(pairs.D_t, pairs.labels_t, instances)
-        cost = losses.contact_prior(depth, ground, config.contact_slack)
-        terms["contact"] = losses.instance_mean(cost, known & instances.whole(), instances.pair, len(pairs))
+        limit, limited = ground_limit(pairs.D_t, pairs.labels_t, instances)
+        standing = known & instances.whole()
+        cost = torch.where(
+            standing,
+            losses.contact_prior(depth, ground, config.contact_slack),
+            F.relu(depth.log() - limit.log()),
+        )
+        terms["contact"] = losses.instance_mean(cost, standing | limited, instances.pair, len(pairs))
     if config.compact and len(instances):
         median = pairs.D_t.new_ones(len(pairs), pairs.region_count)
         median = median.index_put((instances.pair, instances.slot), depth.detach())
         own = median.gather(1, pairs.regions.flatten(1)).view_as(pairs.D_t)
         cost = losses.compactness(pairs.D_t, own, config.compact_slack)
-        sums = losses.region_sums(cost, torch.ones_like(cost), pairs.regions, pairs.region_count)
+        # What the image cuts is near, and reaches from right before the camera far back.
+        counts = torch.zeros(len(pairs), pairs.region_count, device=cost.device)
+        counts = counts.index_put((instances.pair, instances.slot), instances.whole().to(counts))
+        counted = counts.gather(1, pairs.regions.flatten(1)).view_as(cost)
+        sums = losses.region_sums(cost, counted, pairs.regions, pairs.region_count)
         terms["compact"] = losses.region_mean(sums.without_background())
     if config.consistency and motions.intermediate is not None:
         there, back = seen_both_ways(instances, len(pairs))

@@ -20,6 +20,8 @@ MEDIAN_GRID = 24
 """Points a side at which an instance's depth is looked up for its median."""
 MOST_MOVED = 4.0
 """An instance is brought no farther than by this factor to its ground: more is a misunderstanding."""
+EDGE_ROWS = 2
+"""Lowest rows of an image in which the nearest ground is looked for."""
 CLEARANCE = 0.06
 """Columns that end higher above an instance's lowest row, relative to its height, end in the air:
 a car's body leaves 0.15 of its height free below it, and most of its columns end there."""
@@ -196,12 +198,33 @@ def ground_below(depth: Tensor, labels: Tensor, instances: Instances) -> tuple[T
     return torch.where(known, 1 / median.nan_to_num(1.0), 1.0), known
 
 
+def ground_limit(depth: Tensor, labels: Tensor, instances: Instances) -> tuple[Tensor, Tensor]:
+    """Depth beyond which an instance that the lower edge of the image cuts cannot stand.
+
+    Its contact is below the image, and so nearer than the ground that is seen at its edge: the
+    median over the background of the lowest rows of that image.
+
+    Args:
+        depth: (N, 1, H, W);  labels: (N, H, W), 0 is background.
+
+    Returns:
+        (I,) depth, 1 where unknown, and (I,) bool, where it is known. No gradient.
+    """
+    rows = min(EDGE_ROWS, depth.shape[2])
+    ground = labels[:, -rows:] == 0
+    lowest = depth.detach()[:, 0, -rows:].masked_fill(~ground, torch.nan)
+    median = lowest.flatten(1).nanmedian(1).values
+    cut = instances.box[:, 3] >= instances.mask.shape[1] - 0.5
+    known = cut & (ground.flatten(1).sum(1) >= EDGE_ROWS)[instances.pair]
+    return torch.where(known, median[instances.pair].nan_to_num(1.0), 1.0), known
+
+
 def grounded_depth(depth: Tensor, labels: Tensor, instances: Instances, slack: float) -> Tensor:
     """Depth in which each instance is brought to near where it stands, its shape kept.
 
     Its pixels' depths are multiplied so that their median is that of the ground below
-    (`ground_below`), up to a factor 1 + slack either way; instances whose ground is not seen,
-    or that are cut off, stay.
+    (`ground_below`), up to a factor 1 + slack either way; instances that the lower edge cuts are
+    brought to the nearest ground that is seen (`ground_limit`) if they are beyond; the others stay.
 
     Args:
         depth: (N, 1, H, W);  labels: (N, H, W), 0 is background.
@@ -211,9 +234,12 @@ def grounded_depth(depth: Tensor, labels: Tensor, instances: Instances, slack: f
         (N, 1, H, W); the factors carry no gradient.
     """
     ground, known = ground_below(depth, labels, instances)
-    ratio = median_depth(depth.detach(), instances) / ground
-    factor = ratio.clamp(1 / (1 + slack), 1 + slack) / ratio
-    factor = torch.where(known & instances.whole(), factor, 1.0).clamp(1 / MOST_MOVED, MOST_MOVED)
+    limit, limited = ground_limit(depth, labels, instances)
+    median = median_depth(depth.detach(), instances)
+    standing = (median / ground).clamp(1 / (1 + slack), 1 + slack) * ground / median
+    cut = (limit / median).clamp(max=1.0)
+    factor = torch.where(known & instances.whole(), standing, torch.where(limited, cut, 1.0))
+    factor = factor.clamp(1 / MOST_MOVED, MOST_MOVED)
     slots = int(instances.slot.max()) + 1 if len(instances) else 1
     table = depth.new_ones(len(depth), slots).index_put((instances.pair, instances.slot), factor)
     at = labels.clamp(0, slots - 1).flatten(1)

@@ -212,6 +212,24 @@ def test_compactness_pulls_holes_to_the_body_and_leaves_the_rest() -> None:
     assert not found[~hole].any()
 
 
+def test_what_the_lower_edge_cuts_is_held_nearer_than_the_ground_there_and_may_have_any_shape() -> None:
+    depth, labels = scene(car_depth=3.0)
+    only = AnchorConfig(size=0, consistency=0, contact=1.0, compact=1.0)
+    costs = {}
+    for wrong in (0.5, 1.0, 3.0):
+        pairs = pairs_of(torch.where(labels == 1, depth * wrong, depth), labels)
+        assert not list_instances(pairs.labels_t, pairs.classes).whole()[0]
+        costs[wrong] = anchor_terms(pairs, motions_of(pairs), log_heights(), only)
+    # The person beside it stands right: half of the mean is the car's.
+    assert float(costs[0.5]["contact"]) < ROUNDING
+    assert float(costs[1.0]["contact"]) < ROUNDING
+    edge = F * CAMERA_HEIGHT / 31.0
+    assert float(costs[3.0]["contact"]) == pytest.approx(math.log(9.0 / edge) / 2, abs=ROUNDING)
+    stretched_car = torch.where(labels == 1, depth * torch.linspace(0.5, 3, 96), depth)
+    pairs = pairs_of(stretched_car, labels)
+    assert float(anchor_terms(pairs, motions_of(pairs), log_heights(), only)["compact"]) == 0
+
+
 # --- there and back
 
 

@@ -23,6 +23,7 @@ from training.instances import (
     centres,
     crop,
     ground_below,
+    ground_limit,
     grounded_depth,
     list_instances,
     median_depth,
@@ -333,6 +334,28 @@ def test_an_instance_far_beyond_belief_or_without_ground_stays_near_where_it_is(
     assert_close(grounded_depth(far, hidden, list_instances(hidden, torch.tensor([[CAR]])), 0.0), far)
     nobody = torch.zeros_like(labels)
     assert_close(grounded_depth(far, nobody, list_instances(nobody, torch.tensor([[-1]])), 0.0), far)
+
+
+def test_what_the_lower_edge_cuts_is_no_farther_than_the_ground_there() -> None:
+    depth, labels, _ = box_on_plane(400 * 1.5 / 44)
+    bottom = int(labels[0].any(1).nonzero().max())
+    cut_depth, cut_labels = depth[:, :, : bottom - 4], labels[:, : bottom - 4]
+    instances = list_instances(cut_labels, torch.tensor([[CAR]]))
+    limit, known = ground_limit(cut_depth, cut_labels, instances)
+    assert known.tolist() == [True]
+    # The last two rows of the plane, 38.5 and 39.5 rows below the horizon.
+    assert float(limit[0]) == pytest.approx(400 * 1.5 / 39.0, rel=0.02)
+    own = cut_labels[:, None] == 1
+    for wrong, left in ((3.0, float(limit[0])), (0.5, 0.5 * 400 * 1.5 / 44)):
+        moved = torch.where(own, cut_depth * wrong, cut_depth)
+        found = grounded_depth(moved, cut_labels, instances, 0.3)
+        assert float(found[own].median()) == pytest.approx(left, rel=1e-4)
+    # An instance that stands inside the image has no such limit, and without ground nothing is known.
+    whole = list_instances(labels, torch.tensor([[CAR]]))
+    assert ground_limit(depth, labels, whole)[1].tolist() == [False]
+    nowhere = torch.where(cut_labels == 0, -1, cut_labels)
+    limit, known = ground_limit(cut_depth, nowhere, list_instances(nowhere, torch.tensor([[CAR]])))
+    assert (known.tolist(), limit.tolist()) == ([False], [1.0])
 
 
 def test_true_cars_stand_where_the_ground_below_them_is(streets: Path) -> None:
