@@ -134,7 +134,7 @@ def alignment_work(setting: Setting) -> Work:
         align_camera(*images, street.depth_t, street.K, background, street.motions[:, 0], config)
         align_instances(
             *images, street.depth_t, street.K, street.regions, street.regions,
-            pair, slot, street.motions[pair, slot], config,
+            pair, slot, street.motions[pair, slot], street.motions[pair, 0], 0.3, config,
         )  # fmt: skip
 
     return work
