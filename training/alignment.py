@@ -192,9 +192,9 @@ def align_instances(
     slot: Tensor,
     s_T_t: Tensor,
     camera: Tensor,
-    static_margin: float | None,
+    static_margin: Tensor | None,
     config: AlignmentConfig,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Motions of instances under which each agrees best, camera's motion included.
 
     One that stands still follows the camera. Whether it does is asked at several depths: where
@@ -206,14 +206,15 @@ def align_instances(
         pair, slot: (G,) of each instance.
         s_T_t: (G, 4, 4), where to begin.
         camera: (G, 4, 4) motion of the camera, which what stands still follows.
-        static_margin: an instance stands still if that costs at most so much more, relative, than
-            its own motion; None: it always has its own.
+        static_margin: (G,); an instance stands still if that costs at most so much more, relative,
+            than its own motion; None: it always has its own.
 
     Returns:
-        (G, 4, 4).
+        (G, 4, 4) motions and (G,) bool, which stand still.
     """
+    nothing = torch.zeros(len(pair), dtype=torch.bool, device=pair.device)
     if not len(pair):
-        return s_T_t
+        return s_T_t, nothing
     group = labels_t.new_full((len(I_t), int(slot.max()) + 1), -1)
     group[pair, slot] = torch.arange(len(pair), device=pair.device)
     labels = labels_t.clamp(min=0)
@@ -228,12 +229,12 @@ def align_instances(
         trust = (*[config.trust_shift] * 3, *[config.trust_turn] * 3)
         s_T_t = align(points, source, s_T_t, config.object_steps, config, trust)
     if static_margin is None:
-        return s_T_t
+        return s_T_t, nothing
     # A scene twice as deep looks like one whose camera moves half as far.
     still = [_cost(points, source, _shortened(camera, depth), config) for depth in config.static_depths]
     moving = _cost(points, source, s_T_t, config)
     stands = torch.stack(still).amin(0) <= (1 + static_margin) * moving
-    return torch.where(stands[:, None, None], camera, s_T_t)
+    return torch.where(stands[:, None, None], camera, s_T_t), stands
 
 
 @torch.no_grad()

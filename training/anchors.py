@@ -59,9 +59,6 @@ class AnchorConfig:
     """Depth of an instance's pixels against its median: a body is no longer than so much."""
     compact_slack: float = 0.35
     """So much deeper than the median a pixel may be, relative; half as much nearer."""
-    keep_scale: bool = False
-    """Size and contact leave the common scale of an image alone. Wanted with alignment: nothing else
-    holds the scale of a scene then, and instances would pull it along without end."""
     consistency: float = 0.1
     """Motion there and back again against standing still, per instance."""
 
@@ -82,10 +79,6 @@ def anchor_terms(
     terms: dict[str, Tensor] = {}
     instances = motions.instances
     depth = median_depth(pairs.D_t, instances)
-    if config.keep_scale:
-        # The value stands; its gradient moves an instance against its image, not the whole image.
-        common = pairs.D_t.log().mean((1, 2, 3))
-        depth = depth * (common.detach() - common).exp()[instances.pair]
     if config.size:
         cost = losses.size_prior(
             depth,

@@ -129,12 +129,13 @@ def alignment_work(setting: Setting) -> Work:
     pair = torch.arange(setting.batch, device=street.K.device).repeat_interleave(setting.instances)
     slot = torch.arange(1, setting.instances + 1, device=street.K.device).repeat(setting.batch)
     images = street.image, street.image.roll(1, 3)
+    margin = torch.full((len(pair),), 0.3, device=pair.device)
 
     def work() -> None:
         align_camera(*images, street.depth_t, street.K, background, street.motions[:, 0], config)
         align_instances(
             *images, street.depth_t, street.K, street.regions, street.regions,
-            pair, slot, street.motions[pair, slot], street.motions[pair, 0], 0.3, config,
+            pair, slot, street.motions[pair, slot], street.motions[pair, 0], margin, config,
         )  # fmt: skip
 
     return work

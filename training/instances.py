@@ -56,6 +56,10 @@ class Instances:
         """(I,) bool: those that touch neither the top nor the bottom of the image."""
         return (self.box[:, 1] > -0.5) & (self.box[:, 3] < self.mask.shape[1] - 0.5)
 
+    def inside(self) -> Tensor:
+        """(I,) bool: those that touch no edge of the image."""
+        return self.whole() & (self.box[:, 0] > -0.5) & (self.box[:, 2] < self.mask.shape[2] - 0.5)
+
 
 def list_instances(labels: Tensor, classes: Tensor) -> Instances:
     """The instances of target label maps.

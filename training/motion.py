@@ -67,6 +67,9 @@ class MotionConfig:
     """Objects that the camera's motion explains as well do not move."""
     gate_margin: float = 0.0
     """As well: its error is at most so much larger, relative, than with the object's own motion."""
+    gate_margin_cut: float | None = None
+    """The same for objects that an edge of the image cuts; none: the same. They are mostly parked and
+    near, where an error of depth shows most, and little of them is seen."""
     grounded: float | None = None
     """Objects' motions are found no farther than by this share from the depth of the ground on which
     they stand, where that is seen: at a wrong depth another motion explains the same images."""
@@ -83,7 +86,8 @@ class MotionConfig:
             raise ConfigError(
                 f"crop_margin must be 1 or more and crop_least_px 2 or more, got {self.crop_margin}, {self.crop_least_px}"
             )
-        for name, value in (("gate_margin", self.gate_margin), ("grounded", self.grounded or 0.0)):
+        margins = (("gate_margin", self.gate_margin), ("gate_margin_cut", self.gate_margin_cut or 0.0))
+        for name, value in (*margins, ("grounded", self.grounded or 0.0)):
             if not 0 <= value < math.inf:
                 raise ConfigError(f"{name} must be 0 or more, got {value}")
         if not 0 <= self.refinements <= 8:
@@ -106,8 +110,14 @@ class Motions:
     proposed_camera: Tensor
     proposed_objects: Tensor
     centre: Tensor
+    still: Tensor
     instances: Instances
     intermediate: ForwardWarp | None
+
+    def follow_camera(self) -> Tensor:
+        """(N, R) bool: regions that move with the camera alone."""
+        every = torch.ones(self.regions.shape[:2], dtype=torch.bool, device=self.regions.device)
+        return every.index_put((self.instances.pair, self.instances.slot), self.still)
 
 
 def camera_motion(ego: nn.Module, pairs: Pairs, config: AlignmentConfig) -> tuple[Tensor, Tensor]:
@@ -138,15 +148,16 @@ def find_motions(ego: nn.Module, objects: nn.Module, pairs: Pairs, config: Motio
     if config.detach_centre:
         centre = centre.detach()
     if config.object_warp == "none" or not len(instances):
-        still = torch.eye(4, device=camera.device).repeat(len(instances), 1, 1)
+        unmoved = torch.eye(4, device=camera.device).repeat(len(instances), 1, 1)
         regions = camera[:, None].expand(-1, pairs.region_count, -1, -1)
         return Motions(
             camera=camera,
             regions=regions,
-            objects=still,
+            objects=unmoved,
             proposed_camera=proposed_camera,
-            proposed_objects=still,
+            proposed_objects=unmoved,
             centre=centre,
+            still=torch.ones(len(instances), dtype=torch.bool, device=camera.device),
             instances=instances,
             intermediate=None,
         )
@@ -162,16 +173,18 @@ def find_motions(ego: nn.Module, objects: nn.Module, pairs: Pairs, config: Motio
         more = _observe(objects, pairs, instances, view.image, pairs.labels_t, config)
         angles, shift = angles + more[0], shift + more[1]
     proposed = found = about_centre(angles, shift * centre[:, 2:], centre, backward)
+    still = torch.zeros(len(instances), dtype=torch.bool, device=camera.device)
+    margins = _gate_margins(instances, config) if config.static_gate else None
     if config.alignment.object_steps:
         own_camera = camera.detach()[instances.pair]
-        margin = config.gate_margin if config.static_gate else None
-        moved = align_instances(
+        moved, still = align_instances(
             pairs.I_t, pairs.I_s, pairs.D_t, pairs.K, pairs.labels_t, pairs.labels_s, instances.pair,
-            instances.slot, own_camera @ proposed.detach(), own_camera, margin, config.alignment,
+            instances.slot, own_camera @ proposed.detach(), own_camera, margins, config.alignment,
         )  # fmt: skip
         found = se3.inverse(own_camera) @ moved
-    elif config.static_gate:
-        found = _gate(found, pairs, camera, instances, config.gate_margin)
+    elif margins is not None:
+        still = _explained_by_camera(found, pairs, camera, instances, margins)
+        found = _stopped(found, still)
     return Motions(
         camera=camera,
         regions=compose(camera, found, instances, pairs.region_count),
@@ -179,6 +192,7 @@ def find_motions(ego: nn.Module, objects: nn.Module, pairs: Pairs, config: Motio
         proposed_camera=proposed_camera,
         proposed_objects=proposed,
         centre=centre,
+        still=still,
         instances=instances,
         intermediate=shown,
     )
@@ -265,9 +279,17 @@ def _masked_crop(images: Tensor, mask: Tensor, window: Tensor, pair: Tensor, siz
     return torch.cat([crop(images, window, pair, size) * shape, shape], 1)
 
 
+def _gate_margins(instances: Instances, config: MotionConfig) -> Tensor:
+    """(I,) how much worse the camera's motion may explain each instance, relative."""
+    margins = instances.box.new_full((len(instances),), config.gate_margin)
+    if config.gate_margin_cut is not None:
+        margins = torch.where(instances.inside(), margins, config.gate_margin_cut)
+    return margins
+
+
 @torch.no_grad()
 def _explained_by_camera(
-    found: Tensor, pairs: Pairs, camera: Tensor, instances: Instances, margin: float
+    found: Tensor, pairs: Pairs, camera: Tensor, instances: Instances, margins: Tensor
 ) -> Tensor:
     """(I,) bool: instances whose pixels fit hardly worse with the camera's motion alone."""
     R = pairs.region_count
@@ -275,13 +297,13 @@ def _explained_by_camera(
     for motion in (camera[:, None].expand(-1, R, -1, -1), compose(camera, found, instances, R)):
         view = inverse_warp(pairs.I_s, pairs.D_s, pairs.D_t, pairs.K, motion, pairs.regions)
         error = losses.photometric(pairs.I_t, view.image)
-        means.append(losses.region_sums(error, view.visible, pairs.regions, R).mean)
-    return (means[0] <= (1 + margin) * means[1])[instances.pair, instances.slot]
+        mean = losses.region_sums(error, view.visible, pairs.regions, R).mean
+        means.append(mean[instances.pair, instances.slot])
+    return means[0] <= (1 + margins) * means[1]
 
 
-def _gate(found: Tensor, pairs: Pairs, camera: Tensor, instances: Instances, margin: float) -> Tensor:
+def _stopped(found: Tensor, still: Tensor) -> Tensor:
     """Identity where the camera explains an instance: a parked car's motion is taken from its depth."""
-    still = _explained_by_camera(found, pairs, camera, instances, margin)
     stop = torch.where(still[:, None, None], torch.eye(4, device=found.device) - found, 0)
     # The gradient passes, or what is stopped could never learn to move: a network that begins at
     # "does not move" is stopped everywhere.

@@ -59,6 +59,10 @@ class ObjectiveConfig:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     scale: float = 0.0
     """Weight of keeping the mean inverse depth near 1 / scene unit; 0: off (the paper)."""
+    keep_scale: bool = False
+    """No other term moves the common scale of a window's depths. Wanted with alignment, whose
+    translations follow the depth: whatever pulls it a little, always the same way, would pull without
+    end, and what changes scale all the time learns nothing else."""
     object_depth: Literal["joint", "detached"] = "joint"
     """Instances' pixels teach depth and motion, or motion only."""
     motion: MotionConfig = field(default_factory=MotionConfig)
@@ -103,7 +107,8 @@ class Step:
 def training_step(nets: Networks, batch: Batch, config: ObjectiveConfig, step: int) -> Step:
     """Losses of a batch of windows at a step of the curriculum."""
     # Depth of every frame, once: each frame is target in one pair and source in another.
-    disparities = predict_disparity(nets.depth, batch.images)
+    predicted = predict_disparity(nets.depth, batch.images)
+    disparities = [scale_kept(each) for each in predicted] if config.keep_scale else predicted
     depth = 1 / disparities[0]
 
     use_instances = config.instances and step >= config.instances_from
@@ -115,7 +120,7 @@ def training_step(nets: Networks, batch: Batch, config: ObjectiveConfig, step: i
     terms = {name: torch.stack([each[0][name] for each in found]).mean() for name in found[0][0]}
     terms["smoothness"] = multi_scale_smoothness(disparities, batch.images, config.edge_gain)
     if config.scale:
-        terms["scale"] = losses.scale_excess(disparities[0].flatten(0, 1))
+        terms["scale"] = losses.scale_excess(predicted[0].flatten(0, 1))
     if config.hint and step >= config.hint_from:
         terms["hint"] = hint_term(pairs, motions, config.sweep, backward=step % 2 == 1)
     weights = {name: getattr(config, name) for name in terms}
@@ -128,6 +133,12 @@ def training_step(nets: Networks, batch: Batch, config: ObjectiveConfig, step: i
     total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
     _, view, error = found[0]
     return Step(total=total, terms=terms, depth=depth, pairs=pairs, motions=motions, view=view, error=error)
+
+
+def scale_kept(disparity: Tensor) -> Tensor:
+    """(B, F, 1, h, w) as it is; of its gradient, what would scale a whole window is taken out."""
+    common = disparity.log().mean((1, 2, 3, 4), keepdim=True)
+    return disparity * (common.detach() - common).exp()
 
 
 def view_terms(
@@ -181,7 +192,10 @@ def hint_term(pairs: Pairs, motions: Motions, config: SweepConfig, backward: boo
         motions.regions[half], pairs.labels_t[half], pairs.labels_s[half], config,
     )  # fmt: skip
     distance = (depth.log() - hints.depth.log()).abs()
-    return torch.where(hints.believed, distance, 0).mean()
+    # The motion of what moves by itself was found at the very depth that is asked about: it would
+    # say that this depth is right, and where it says otherwise it is not to be trusted.
+    rigid = motions.follow_camera()[half].gather(1, pairs.regions[half].flatten(1)).view_as(depth)
+    return torch.where(hints.believed & rigid, distance, 0).mean()
 
 
 def alignment_terms(pairs: Pairs, motions: Motions, config: AlignmentConfig) -> dict[str, Tensor]:

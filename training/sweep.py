@@ -83,7 +83,9 @@ def sweep(
 
     Returns:
         Hints without gradient. What is believed agrees better than the prediction and than any
-        rival, is not at the ends of the sweep, and shows the same region in both images.
+        rival, is not at the ends of the sweep, and shows the same region in both images. Where one
+        of the depths would lie outside the source nothing is believed: it might be the right one,
+        and what remains are depths too far.
     """
     rays, shift = region_rays(K, motions, labels_t.clamp(min=0), *D_t.shape[-2:])
     target = I_t.mean(1, keepdim=True)
@@ -93,14 +95,17 @@ def sweep(
     offsets = torch.linspace(-config.span, config.span, config.steps, device=D_t.device)
     step = 2 * config.span / (config.steps - 1)
 
-    def cost(depth: Tensor) -> Tensor:
+    def cost(depth: Tensor) -> tuple[Tensor, Tensor]:
         uv, z = divide(torch.addcmul(shift, rays, depth))
         found, label = sample(source, uv, padding="border").chunk(2, 1)
-        shown = (z > NEAR) & inside(uv, *depth.shape[-2:])[:, None] & ((label - mask).abs() < 0.5)
+        within = (z > NEAR) & inside(uv, *depth.shape[-2:])[:, None]
+        shown = within & ((label - mask).abs() < 0.5)
         difference = (found - target).abs().clamp(max=WORST)
-        return _box(torch.where(shown, difference, OCCLUDED), config.window_px)
+        return _box(torch.where(shown, difference, OCCLUDED), config.window_px), within
 
-    costs = torch.cat([cost(D_t * factor) for factor in offsets.exp()], 1)
+    tried = [cost(D_t * factor) for factor in offsets.exp()]
+    costs = torch.cat([each for each, _ in tried], 1)
+    everywhere = torch.cat([within for _, within in tried], 1).all(1, keepdim=True)
     best, at = costs.min(1, keepdim=True)
     inner = at.clamp(1, config.steps - 2)
     # A parabola through the best and its neighbours.
@@ -110,7 +115,8 @@ def sweep(
     distance = (torch.arange(config.steps, device=D_t.device)[:, None, None] - at).abs()
     rival = costs.masked_fill(distance <= APART, math.inf).amin(1, keepdim=True)
     clear = rival - best > torch.clamp((1 - config.unique) * rival, min=LEAST)
-    believed = (at == inner) & (best < cost(D_t)) & clear & (labels_t[:, None] >= 0)
+    believed = (at == inner) & (best < cost(D_t)[0]) & clear & everywhere
+    believed &= labels_t[:, None] >= 0
     return Hints(D_t * offset.exp(), believed)
 
 

@@ -14,6 +14,9 @@ from pipeline.sources.streetworld import scan
 from pipeline.streetworld.truth import TRUTH_FILE, Truth, read_truth
 from training.data import Batch
 from training.geometry.sampling import resize
+from training.geometry.warp import ForwardWarp
+from training.instances import centres, list_instances
+from training.motion import Motions
 from training.networks.build import Networks
 from training.pairs import Pairs
 
@@ -108,6 +111,32 @@ def stub_networks(scales: int = 1, object_input: str = "crop", seed: int = 0) ->
     networks = Networks(StubDepth(scales), StubPose(3), StubPose(4 if object_input == "crop" else 3))
     nn.init.constant_(networks.log_height, 0.3)
     return networks
+
+
+def made_motions(
+    pairs: Pairs,
+    camera: Tensor,
+    regions: Tensor,
+    objects: Tensor | None = None,
+    *,
+    proposed: Tensor | None = None,
+    still: bool = False,
+    intermediate: ForwardWarp | None = None,
+) -> Motions:
+    """Motions as given, (N, 4, 4) and (N, R, 4, 4); objects (I, 4, 4) do not move unless given."""
+    instances = list_instances(pairs.labels_t, pairs.classes)
+    own = torch.eye(4).repeat(len(instances), 1, 1) if objects is None else objects
+    return Motions(
+        camera=camera,
+        regions=regions,
+        objects=own,
+        proposed_camera=camera,
+        proposed_objects=own if proposed is None else proposed,
+        centre=centres(pairs.D_t, pairs.K, instances),
+        still=torch.full((len(instances),), still),
+        instances=instances,
+        intermediate=intermediate,
+    )
 
 
 def true_pair(folder: Path, first: int, least_px: int = 1) -> tuple[Pairs, Tensor, Tensor, list[int]]:

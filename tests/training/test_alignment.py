@@ -126,7 +126,9 @@ def test_a_turning_object_is_found_beside_a_camera_that_stands() -> None:
     start = torch.eye(4).repeat(2, 1, 1)
     config = replace(FREE, trust_turn=0.3, trust_shift=0.3)
     still = torch.eye(4).expand(2, 4, 4)
-    found = align_instances(target, source, depth, K, labels, seen, pair, slot, start, still, None, config)
+    moved = align_instances(target, source, depth, K, labels, seen, pair, slot, start, still, None, config)
+    found, stands = moved
+    assert not stands.any()
     degrees, distance = apart(se3.about(found[0], -centre), se3.about(turned, -centre))
     assert degrees < 0.25
     assert distance < 0.02
@@ -154,11 +156,17 @@ def test_what_stands_follows_the_camera_though_its_depth_is_wrong_and_what_moves
     believed = torch.where(labels[:, None] > 0, depth * wrong, depth)
     pair, slot = torch.tensor([0, 0]), torch.tensor([1, 2])
     both = camera.expand(2, 4, 4)
-    found = align_instances(target, source, believed, K, labels, seen, pair, slot, both, both, 0.3, FREE)
+    args = (target, source, believed, K, labels, seen, pair, slot, both, both)
+    margin = torch.full((2,), 0.3)
+    found, stands = align_instances(*args, margin, FREE)
+    assert stands.tolist() == [True, False]
     assert_close(found[0], camera)
     assert not torch.allclose(found[1], camera, atol=1e-3)
-    free = align_instances(target, source, believed, K, labels, seen, pair, slot, both, both, None, FREE)
+    free, _ = align_instances(*args, None, FREE)
     assert_close(found[1], free[1])
+    everything, stands = align_instances(*args, torch.tensor([0.3, 1e6]), FREE)
+    assert stands.all()  # each has a margin of its own
+    assert_close(everything[1], camera)
     if wrong != 1.0:  # another motion takes the place of what depth does not explain
         assert not torch.allclose(free[0], camera, atol=1e-3)
 
@@ -289,8 +297,10 @@ def test_no_instances_and_no_points_are_ordinary() -> None:
     labels = torch.zeros(1, H, W, dtype=torch.long)
     none = torch.zeros(0, dtype=torch.long)
     nobody = torch.zeros(0, 4, 4)
-    found = align_instances(target, source, depth, K, labels, labels, none, none, nobody, nobody, 0.3, FREE)
+    args = (target, source, depth, K, labels, labels, none, none, nobody, nobody, torch.zeros(0))
+    found, stands = align_instances(*args, FREE)
     assert found.shape == (0, 4, 4)
+    assert stands.shape == (0,)
     nothing = torch.zeros(1, 2, H, W, dtype=torch.bool)
     start = motion_of((0.1, 0, 0), (0, 0, 0))[None]
     assert_close(align_camera(target, source, depth, K, nothing, start, FREE), start)

@@ -13,7 +13,16 @@ from torch.testing import assert_close
 
 from pipeline.classes import CLASSES
 from pipeline.errors import ConfigError
-from tests.training.scenes import CAR, PERSON, SKY, made_batch, pinhole, stub_networks, true_pair
+from tests.training.scenes import (
+    CAR,
+    PERSON,
+    SKY,
+    made_batch,
+    made_motions,
+    pinhole,
+    stub_networks,
+    true_pair,
+)
 from training.anchors import (
     HEIGHTS_M,
     AnchorConfig,
@@ -70,20 +79,10 @@ def pairs_of(depth: Tensor, labels: Tensor) -> Pairs:
 def motions_of(pairs: Pairs, objects: Tensor | None = None) -> Motions:
     instances = list_instances(pairs.labels_t, pairs.classes)
     camera = torch.eye(4).repeat(len(pairs), 1, 1)
-    still = torch.eye(4).repeat(len(instances), 1, 1)
-    own = still if objects is None else objects
-    return Motions(
-        camera=camera,
-        regions=compose(camera, own, instances, pairs.region_count),
-        objects=own,
-        proposed_camera=camera,
-        proposed_objects=own,
-        centre=centres(pairs.D_t, pairs.K, instances),
-        instances=instances,
-        intermediate=find_motions(
-            stub_networks().ego, stub_networks().objects, pairs, MotionConfig(refinements=0)
-        ).intermediate,
-    )
+    own = torch.eye(4).repeat(len(instances), 1, 1) if objects is None else objects
+    shown = find_motions(stub_networks().ego, stub_networks().objects, pairs, MotionConfig(refinements=0))
+    regions = compose(camera, own, instances, pairs.region_count)
+    return made_motions(pairs, camera, regions, own, intermediate=shown.intermediate)
 
 
 def log_heights(car: float = 1.5, person: float = 1.8) -> Tensor:
@@ -160,40 +159,13 @@ def test_without_instances_anchors_are_zero_with_finite_gradients() -> None:
     instances = list_instances(pairs.labels_t, pairs.classes)
     assert len(instances) == 0
     camera = torch.eye(4).repeat(2, 1, 1)
-    motions = Motions(
-        camera=camera,
-        regions=camera[:, None].repeat(1, 3, 1, 1),
-        objects=torch.zeros(0, 4, 4),
-        proposed_camera=camera,
-        proposed_objects=torch.zeros(0, 4, 4),
-        centre=torch.zeros(0, 3),
-        instances=instances,
-        intermediate=None,
-    )
+    motions = made_motions(pairs, camera, camera[:, None].repeat(1, 3, 1, 1))
     heights = log_heights().requires_grad_()
     for name, term in anchor_terms(pairs, motions, heights, EVERY).items():
         assert term.item() == 0, name
         if term.requires_grad:
             for found in torch.autograd.grad(term, [depth, heights], retain_graph=True, allow_unused=True):
                 assert found is None or not found.any()
-
-
-def test_anchors_move_instances_against_their_image_and_never_the_whole_image() -> None:
-    """Else the common scale, which nothing else holds, would follow the instances."""
-    depth, labels = scene()
-    depth = torch.where(labels > 0, depth * 1.7, depth)
-    scale = torch.ones((), requires_grad=True)
-    own = torch.ones((), requires_grad=True)
-    moved = depth * scale * torch.where(labels > 0, own, 1.0)
-    pairs = pairs_of(moved, labels)
-    terms = anchor_terms(pairs, motions_of(pairs), log_heights(), replace(EVERY, keep_scale=True))
-    plain = anchor_terms(pairs, motions_of(pairs), log_heights(), EVERY)
-    for name in ("size", "contact"):
-        assert_close(terms[name], plain[name])
-        assert abs(float(torch.autograd.grad(plain[name], scale, retain_graph=True)[0])) > 0.5
-        whole, instance = torch.autograd.grad(terms[name], [scale, own], retain_graph=True)
-        assert abs(float(whole)) < 1e-5, name
-        assert float(instance) > 0.5, name
 
 
 def test_compactness_pulls_holes_to_the_body_and_leaves_the_rest() -> None:
@@ -329,16 +301,9 @@ def test_with_true_depth_the_anchors_of_real_streets_cost_little(streets: Path) 
         pairs, camera, regions, _ = true_pair(streets / name, first, least_px=60)
         instances = list_instances(pairs.labels_t, pairs.classes)
         heights = torch.tensor([math.log(HEIGHTS_M[each]) for each in CLASSES])
-        motions = Motions(
-            camera=camera,
-            regions=regions,
-            objects=torch.eye(4).repeat(len(instances), 1, 1),
-            proposed_camera=camera,
-            proposed_objects=se3.inverse(camera[instances.pair]) @ regions[instances.pair, instances.slot],
-            centre=centres(pairs.D_t, pairs.K, instances),
-            instances=instances,
-            intermediate=motions_of(pairs_of(*scene())).intermediate,
-        )
+        own = se3.inverse(camera[instances.pair]) @ regions[instances.pair, instances.slot]
+        shown = motions_of(pairs_of(*scene())).intermediate
+        motions = made_motions(pairs, camera, regions, proposed=own, intermediate=shown)
         found = anchor_terms(pairs, motions, heights, EVERY)
         deep = anchor_terms(replace(pairs, D_t=stretched(pairs, 2.0)), motions, heights, EVERY)
         costs.append([float(found[each]) for each in ("size", "contact", "consistency")])

@@ -393,8 +393,30 @@ def test_a_margin_stops_what_the_camera_explains_nearly_as_well(streets: Path) -
     motions = find_motions(Answers(ego), Answers(better), pairs, config)
     still = ((motions.objects - torch.eye(4)).abs() < 1e-6).flatten(1).all(1)
     assert torch.equal(still, parked)
+    assert torch.equal(motions.still, parked)
     everything = find_motions(Answers(ego), Answers(better), pairs, replace(config, gate_margin=100.0))
     assert_close(everything.objects, torch.eye(4).expand_as(everything.objects))
+
+
+@pytest.mark.parametrize("alignment", [AlignmentConfig(), AlignmentConfig(object_steps=1)])
+def test_objects_that_an_edge_cuts_have_a_margin_of_their_own(
+    streets: Path, alignment: AlignmentConfig
+) -> None:
+    pairs, camera, regions, _ = true_pair(streets / "test_0001", 1, least_px=40)
+    ego, objects, _ = true_answers(pairs, camera, regions)
+    inside = list_instances(pairs.labels_t, pairs.classes).inside()
+    assert inside.any()
+    assert not inside.all()
+    config = MotionConfig(
+        refinements=0, object_input="frame", static_gate=True, gate_margin_cut=1e6, alignment=alignment
+    )
+    motions = find_motions(Answers(ego), Answers(objects), pairs, config)
+    assert motions.still[~inside].all()
+    plain = find_motions(Answers(ego), Answers(objects), pairs, replace(config, gate_margin_cut=None))
+    assert torch.equal(motions.still[inside], plain.still[inside])
+    follow = motions.follow_camera()
+    assert torch.equal(follow[motions.instances.pair, motions.instances.slot], motions.still)
+    assert int((~follow).sum()) == int((~motions.still).sum())
 
 
 def test_grounded_motion_does_not_depend_on_the_objects_own_depth(streets: Path) -> None:
@@ -422,6 +444,7 @@ def test_grounded_motion_does_not_depend_on_the_objects_own_depth(streets: Path)
     [
         ({"grounded": -0.1}, "grounded must be 0 or more"),
         ({"gate_margin": -0.1}, "gate_margin must be 0 or more"),
+        ({"gate_margin_cut": -0.1}, "gate_margin_cut must be 0 or more"),
         ({"alpha": 0}, "alpha must be 1 or more, got 0"),
         ({"crop_px": 16}, "crop_px must be a multiple of 16 from 32 on, got 16"),
         ({"crop_px": 40}, "crop_px must be a multiple of 16 from 32 on, got 40"),

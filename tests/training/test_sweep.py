@@ -31,6 +31,12 @@ def plane(depth: float, motion: Tensor, labels: Tensor | None = None, seed: int 
     return inverse_warp(source, truth, truth, K, motion[None, None], None).image, source, truth, K
 
 
+def judged(guess: float, config: SweepConfig = CONFIG) -> tuple[slice, slice, slice, slice]:
+    """Pixels inside the image whose source pixel is too at the nearest depth that is tried."""
+    moved = math.ceil(F * 0.6 / (guess * math.exp(-config.span)))
+    return (slice(None), slice(None), slice(6, -6), slice(6, W - 1 - moved))
+
+
 def none() -> Tensor:
     return torch.zeros(1, H, W, dtype=torch.long)
 
@@ -39,9 +45,9 @@ def none() -> Tensor:
 def test_a_plane_is_found_from_a_wrong_depth(wrong: float) -> None:
     target, source, truth, K = plane(6.0, ASIDE)
     hints = sweep(target, source, truth * wrong, K, ASIDE[None, None], none(), none(), CONFIG)
-    inner = hints.believed[INNER]
+    inner = hints.believed[judged(6.0 * wrong)]
     assert inner.float().mean() > 0.7
-    error = (hints.depth / truth).log().abs()[INNER][inner]
+    error = (hints.depth / truth).log().abs()[judged(6.0 * wrong)][inner]
     # Steps are 12 % apart; a parabola comes nearer.
     assert error.median() < 0.03
     assert error.quantile(0.9) < 0.1
@@ -74,6 +80,15 @@ def test_what_is_in_neither_frame_or_of_another_region_is_not_believed() -> None
     objects = torch.ones(1, H, W, dtype=torch.long)
     hints = sweep(target, source, truth * 1.5, K, ASIDE[None, None], none(), objects, CONFIG)
     assert not hints.believed.any()
+
+
+def test_nothing_is_believed_where_the_right_depth_may_lie_outside_the_source() -> None:
+    """What remains there are depths that are too far, and one of them always fits best."""
+    target, source, truth, K = plane(6.0, ASIDE)
+    hints = sweep(target, source, truth * 2, K, ASIDE[None, None], none(), none(), CONFIG)
+    seen = judged(12.0)
+    assert hints.believed[seen].float().mean() > 0.7
+    assert not hints.believed[..., seen[3].stop + 1 :].any()
 
 
 def test_every_region_is_swept_under_its_own_motion() -> None:
