@@ -49,6 +49,8 @@ class AlignmentConfig:
     """Expected error of the object network's rotation, radians."""
     trust_shift: float = 0.05
     """Expected error of the object network's translation, relative to depth."""
+    camera_again: bool = False
+    """Once it is known which instances stand still, the camera's motion is aligned with theirs too."""
     camera_trust_turn: float = 0.01
     """Expected error of the camera network's rotation, radians."""
     camera_trust_ahead: float = 0.5

@@ -56,9 +56,10 @@ class AnchorConfig:
     contact_slack: float = 0.2
     """So much deeper than its ground contact an instance's median may be, relative."""
     compact: float = 0.0
-    """Depth of an instance's pixels against its median: a body is no longer than so much."""
+    """Depth of an instance's pixels against its median, or what contact allows of that: a body is no
+    longer than so much."""
     compact_slack: float = 0.35
-    """So much deeper than the median a pixel may be, relative; half as much nearer."""
+    """So much deeper a pixel may be, relative; half as much nearer."""
     consistency: float = 0.1
     """Motion there and back again against standing still, per instance."""
 
@@ -79,6 +80,7 @@ def anchor_terms(
     terms: dict[str, Tensor] = {}
     instances = motions.instances
     depth = median_depth(pairs.D_t, instances)
+    body = depth.detach()
     if config.size:
         cost = losses.size_prior(
             depth,
@@ -97,10 +99,12 @@ def anchor_terms(
             F.relu(depth.log() - limit.log()),
         )
         terms["contact"] = losses.instance_mean(cost, standing | limited, instances.pair, len(pairs))
+        # Where most of an instance is a hole, its median lies in the hole.
+        body = torch.where(standing, body.clamp(ground, ground * (1 + config.contact_slack)), body)
     if config.compact and len(instances):
-        median = pairs.D_t.new_ones(len(pairs), pairs.region_count)
-        median = median.index_put((instances.pair, instances.slot), depth.detach())
-        own = median.gather(1, pairs.regions.flatten(1)).view_as(pairs.D_t)
+        middle = pairs.D_t.new_ones(len(pairs), pairs.region_count)
+        middle = middle.index_put((instances.pair, instances.slot), body)
+        own = middle.gather(1, pairs.regions.flatten(1)).view_as(pairs.D_t)
         cost = losses.compactness(pairs.D_t, own, config.compact_slack)
         # What the image cuts is near, and reaches from right before the camera far back.
         counts = torch.zeros(len(pairs), pairs.region_count, device=cost.device)

@@ -116,8 +116,8 @@ class Motions:
 
     def follow_camera(self) -> Tensor:
         """(N, R) bool: regions that move with the camera alone."""
-        every = torch.ones(self.regions.shape[:2], dtype=torch.bool, device=self.regions.device)
-        return every.index_put((self.instances.pair, self.instances.slot), self.still)
+        N, R = self.regions.shape[:2]
+        return _following(self.still, self.instances, N, R)
 
 
 def camera_motion(ego: nn.Module, pairs: Pairs, config: AlignmentConfig) -> tuple[Tensor, Tensor]:
@@ -128,14 +128,28 @@ def camera_motion(ego: nn.Module, pairs: Pairs, config: AlignmentConfig) -> tupl
     training does not leave.
     """
     half = len(pairs) // 2
-    I_a, I_b = pairs.I_t[:half], pairs.I_s[:half]
-    background = torch.stack([pairs.labels_t[:half] == 0, pairs.labels_s[:half] == 0], 1)
-    static = background.all(1, keepdim=True)
-    answer = ego(I_a * static, I_b * static).float()
-    proposed = b_T_a = se3.from_euler(answer[:, :3], answer[:, 3:])
-    if config.camera_steps:
-        b_T_a = align_camera(I_a, I_b, pairs.D_t[:half], pairs.K[:half], background, proposed, config)
-    return _both_ways(proposed), _both_ways(b_T_a)
+    static = ((pairs.labels_t == 0) & (pairs.labels_s == 0))[:half, None]
+    answer = ego(pairs.I_t[:half] * static, pairs.I_s[:half] * static).float()
+    proposed = _both_ways(se3.from_euler(answer[:, :3], answer[:, 3:]))
+    if not config.camera_steps:
+        return proposed, proposed
+    background = torch.arange(pairs.region_count, device=proposed.device) == 0
+    return proposed, _aligned(proposed, pairs, background.expand(len(pairs), -1), config)
+
+
+def _aligned(s_T_t: Tensor, pairs: Pairs, rigid: Tensor, config: AlignmentConfig) -> Tensor:
+    """(N, 4, 4) camera motions moved until the regions that follow the camera, (N, R) bool, agree."""
+    half = len(pairs) // 2
+    both = rigid[:half] & rigid[half:]
+    seen = [
+        both.gather(1, labels[:half].clamp(min=0).flatten(1)).view_as(labels[:half]) & (labels[:half] >= 0)
+        for labels in (pairs.labels_t, pairs.labels_s)
+    ]
+    moved = align_camera(
+        pairs.I_t[:half], pairs.I_s[:half], pairs.D_t[:half], pairs.K[:half], torch.stack(seen, 1),
+        s_T_t[:half], config,
+    )  # fmt: skip
+    return _both_ways(moved)
 
 
 def find_motions(ego: nn.Module, objects: nn.Module, pairs: Pairs, config: MotionConfig) -> Motions:
@@ -181,6 +195,12 @@ def find_motions(ego: nn.Module, objects: nn.Module, pairs: Pairs, config: Motio
             pairs.I_t, pairs.I_s, pairs.D_t, pairs.K, pairs.labels_t, pairs.labels_s, instances.pair,
             instances.slot, own_camera @ proposed.detach(), own_camera, margins, config.alignment,
         )  # fmt: skip
+        if config.alignment.camera_again:
+            camera = _aligned(
+                camera, pairs, _following(still, instances, len(pairs), pairs.region_count), config.alignment
+            )
+            own_camera = camera[instances.pair]
+            moved = torch.where(still[:, None, None], own_camera, moved)
         found = se3.inverse(own_camera) @ moved
     elif margins is not None:
         still = _explained_by_camera(found, pairs, camera, instances, margins)
@@ -231,6 +251,12 @@ def compose(camera: Tensor, objects: Tensor, instances: Instances, count: int) -
     """(N, R, 4, 4) s_T_t^k = s_T_t @ O_k; regions without an instance move with the camera."""
     still = torch.eye(4, dtype=camera.dtype, device=camera.device).expand(len(camera), count, 4, 4)
     return camera[:, None] @ still.index_put((instances.pair, instances.slot), objects)
+
+
+def _following(still: Tensor, instances: Instances, N: int, R: int) -> Tensor:
+    """(N, R) bool: background and the instances that stand still."""
+    every = torch.ones(N, R, dtype=torch.bool, device=still.device)
+    return every.index_put((instances.pair, instances.slot), still)
 
 
 def _both_ways(b_T_a: Tensor) -> Tensor:

@@ -35,7 +35,9 @@ class ObjectiveConfig:
     instance_photometric: float = 0.2
     """Weight of the same, averaged per instance, so that small ones count."""
     geometric: float = 0.5
-    """Weight of the difference between the two frames' depths, averaged per region; 0: off."""
+    """Weight of the difference between the two frames' depths; 0: off."""
+    geometric_mean: Literal["region", "pixel"] = "region"
+    """It is averaged per region, small ones counting like large ones (the paper), or over pixels."""
     smoothness: float = 0.01
     """Weight of the edge-aware slope of disparity."""
     edge_gain: float = 10.0
@@ -174,7 +176,8 @@ def view_terms(
         terms["instance_photometric"] = losses.region_mean(rigid.without_background())
     if config.geometric:
         consistent = losses.region_sums(difference, visible, pairs.regions, pairs.region_count)
-        terms["geometric"] = losses.region_mean(consistent)
+        by_region = config.geometric_mean == "region"
+        terms["geometric"] = (losses.region_mean if by_region else losses.pixel_mean)(consistent)
     return terms, view, error
 
 

@@ -44,6 +44,7 @@ from training.loop import train
 RECIPE = Path(__file__).parent / "recipes" / "train-streetworld.yaml"
 
 OBJECTIVE = "objective"
+NO_ALIGNMENT = {"camera_steps": 0, "object_steps": 0}
 ROWS: dict[str, dict[str, Any]] = {
     "geo": {"instances": False},
     "inst+inverse": {"geometric": 0.0, "motion": {"object_warp": "inverse"}},
@@ -61,9 +62,13 @@ ROWS: dict[str, dict[str, Any]] = {
         "motion": {"grounded": None, "static_gate": False},
     },
     "full, no consistency": {"anchors": {"consistency": 0.0}},
+    "full, no margin for cut ones": {"motion": {"gate_margin_cut": None}},
+    "full, geometric by region": {"geometric_mean": "region"},
+    "full, scale not kept": {"keep_scale": False},
+    "full, camera aligned once": {"motion": {"alignment": {"camera_again": False}}},
     "full, no hints": {"hint": 0.0},
-    "full, no alignment": {"motion": {"alignment": {}}},
-    "full, neither hints nor alignment": {"hint": 0.0, "motion": {"alignment": {}}},
+    "full, no alignment": {"motion": {"alignment": NO_ALIGNMENT}},
+    "full, neither hints nor alignment": {"hint": 0.0, "motion": {"alignment": NO_ALIGNMENT}},
     "full, depth detached": {"object_depth": "detached"},
     "full, warp with gradient": {"motion": {"detach_intermediate": False}},
     "full, one refinement": {"motion": {"refinements": 1}},
@@ -167,10 +172,16 @@ def make_shards(arguments: Arguments, split: str) -> Path:
 
 def changed(base: TrainConfig, changes: Mapping[str, Any]) -> Any:
     """The recipe's objective with a row's switches."""
-    data = to_dict(base.objective)
-    for name, value in changes.items():
-        data[name] = {**data[name], **value} if isinstance(value, Mapping) else value
-    return from_dict(type(base.objective), data, OBJECTIVE)
+    return from_dict(type(base.objective), _merged(to_dict(base.objective), changes), OBJECTIVE)
+
+
+def _merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Data with changes at any depth."""
+    changed = {
+        name: _merged(data[name], value) if isinstance(value, Mapping) else value
+        for name, value in changes.items()
+    }
+    return {**data, **changed}
 
 
 def advance(config: TrainConfig, run: Path, steps: int) -> None:

@@ -51,6 +51,11 @@ TABLE_2 = {
     "grounded": replace(FULL, motion=MotionConfig(grounded=0.2)),
     "camera aligned": replace(FULL, motion=MotionConfig(alignment=CAMERA_ALIGNED)),
     "all aligned": replace(FULL, hint=1.0, motion=MotionConfig(alignment=ALIGNED, static_gate=True)),
+    "camera aligned twice": replace(
+        FULL,
+        geometric_mean="pixel",
+        motion=MotionConfig(alignment=replace(ALIGNED, camera_again=True), static_gate=True),
+    ),
     "all aligned, geo": replace(GEO, hint=1.0, motion=MotionConfig(alignment=ALIGNED)),
 }
 

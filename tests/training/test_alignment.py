@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from pipeline.errors import ConfigError
-from tests.training.scenes import pinhole, stub_networks, texture, true_pair
+from tests.training.scenes import CAR, pinhole, stub_networks, texture, true_pair
 from training.alignment import (
     AlignmentConfig,
     Points,
@@ -31,6 +31,7 @@ from training.geometry.sampling import sample, sample_points
 from training.geometry.warp import inverse_warp
 from training.instances import list_instances
 from training.motion import MotionConfig, find_motions
+from training.pairs import Pairs
 
 H, W, F = 48, 96, 80.0
 FREE = AlignmentConfig(
@@ -304,6 +305,49 @@ def test_no_instances_and_no_points_are_ordinary() -> None:
     nothing = torch.zeros(1, 2, H, W, dtype=torch.bool)
     start = motion_of((0.1, 0, 0), (0, 0, 0))[None]
     assert_close(align_camera(target, source, depth, K, nothing, start, FREE), start)
+
+
+@pytest.mark.parametrize("still", [True, False])
+def test_instances_that_stand_still_help_to_find_the_camera(still: bool) -> None:
+    """The background is grey and says nothing; the one instance fills the middle of the image."""
+    truth = motion_of((0.1, 0.0, -0.15), (0, 0.4, 0))
+    target, source, depth, K = scene(truth)
+    labels = torch.zeros(1, H, W, dtype=torch.long)
+    labels[:, 6:-6, 10:-10] = 1
+    seen = torch.ones_like(labels)  # it fills the source: the camera comes nearer
+    I_t, I_s = target.masked_fill((labels == 0)[:, None], 0.5), source
+    pairs = Pairs(
+        I_t=torch.cat([I_t, I_s]),
+        I_s=torch.cat([I_s, I_t]),
+        D_t=torch.cat([depth, depth]),
+        D_s=torch.cat([depth, depth]),
+        K=torch.cat([K, K]),
+        labels_t=torch.cat([labels, seen]),
+        labels_s=torch.cat([seen, labels]),
+        classes=torch.full((2, 1), CAR),
+        backward=torch.tensor([False, True]),
+    )
+    nets = stub_networks()
+    for parameter in [*nets.ego.parameters(), *nets.objects.parameters()]:
+        torch.nn.init.zeros_(parameter)
+    config = MotionConfig(
+        refinements=0,
+        static_gate=True,
+        gate_margin=1e30 if still else 0.0,
+        alignment=replace(FREE, static_depths=(1.0,), camera_again=True),
+    )
+    motions = find_motions(nets.ego, nets.objects, pairs, config)
+    assert motions.still.tolist() == [still] * 2
+    once = replace(config, alignment=replace(config.alignment, camera_again=False))
+    first = apart(find_motions(nets.ego, nets.objects, pairs, once).camera[0], truth)
+    found = apart(motions.camera[0], truth)
+    if still:
+        assert max(found) < 0.4 * max(first)
+        assert_close(motions.objects, torch.eye(4).expand(2, 4, 4), atol=1e-5, rtol=0)
+        assert_close(motions.camera[0] @ motions.camera[1], torch.eye(4), atol=1e-5, rtol=0)
+    else:  # what moves by itself has no say, and keeps its whole motion
+        assert max(found) > 0.5 * max(first)
+        assert max(apart(motions.regions[0, 1], truth)) < 0.5 * max(apart(torch.eye(4), truth))
 
 
 def test_on_a_true_street_alignment_comes_nearer_to_the_truth(streets: Path) -> None:

@@ -184,6 +184,22 @@ def test_compactness_pulls_holes_to_the_body_and_leaves_the_rest() -> None:
     assert not found[~hole].any()
 
 
+def test_where_most_of_a_body_is_a_hole_it_is_pulled_to_where_it_stands() -> None:
+    """Its median lies in the hole; only the ground below says how near the body is."""
+    depth, labels = scene()
+    own = labels == 2
+    hole = own & (torch.arange(depth.shape[0])[:, None] < 40)
+    assert hole.sum() > own.sum() / 2
+    depth = torch.where(hole, depth * 5, depth).requires_grad_()
+    pairs = pairs_of(depth, labels)
+    compact = AnchorConfig(size=0, consistency=0, compact=1.0)
+    standing = replace(compact, contact=1.0)
+    for config, taught in ((compact, False), (standing, True)):
+        term = anchor_terms(pairs, motions_of(pairs), log_heights(), config)["compact"]
+        (found,) = torch.autograd.grad(term, depth)
+        assert bool((found[hole] > 0).all()) == taught
+
+
 def test_what_the_lower_edge_cuts_is_held_nearer_than_the_ground_there_and_may_have_any_shape() -> None:
     depth, labels = scene(car_depth=3.0)
     only = AnchorConfig(size=0, consistency=0, contact=1.0, compact=1.0)
