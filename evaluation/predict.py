@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from evaluation.predictions import (
@@ -22,9 +23,10 @@ from pipeline.errors import ConfigError
 from pipeline.shards.manifest import ClipEntry
 from pipeline.shards.reader import ShardSet
 from training.alignment import AlignmentConfig
-from training.augment import AugmentConfig
+from training.augment import NUMBERS, Augmentation, AugmentConfig, draw
 from training.checkpoint import checkpoint_in, load, restore_networks
 from training.data import DataConfig, PackedBatch, ShardSource, WindowDataset, collate
+from training.geometry.sampling import resize
 from training.motion import MotionConfig, find_motions
 from training.networks.build import Networks
 from training.pairs import direct
@@ -64,9 +66,10 @@ def predict(
     checkpoint = load(path)
     networks = restore_networks(checkpoint, choose_device(device))
     with ShardSet(shards) as opened:
+        stored = opened.manifest.size
         index = PredictionIndex(
             checkpoint=hashlib.sha256(path.read_bytes()).hexdigest(),
-            size=opened.manifest.size,
+            size=stored,
             depth_type=depth_type,  # type: ignore[arg-type]  # the index checks it
             clips=(),
         )
@@ -80,6 +83,7 @@ def predict(
         layer=layer,
         include=include,
         use_instances=objective.instances and checkpoint.progress.step > objective.instances_from,
+        size=size_of(checkpoint.config.data.size, stored),
         quiet=quiet,
     )
     for clip in clips:
@@ -90,6 +94,15 @@ def predict(
     return index
 
 
+def size_of(trained: tuple[int, int] | None, stored: tuple[int, int]) -> tuple[int, int]:
+    """Width and height at which networks see whole stored frames as they were trained to: as much
+    smaller or larger as the stored frame has to be to cover a training frame; None: as stored."""
+    if trained is None:
+        return stored
+    scale = max(trained[0] / stored[0], trained[1] / stored[1])
+    return round(stored[0] * scale), round(stored[1] * scale)
+
+
 def predict_clips(
     networks: Networks,
     motion: MotionConfig,
@@ -97,6 +110,7 @@ def predict_clips(
     layer: str = "default",
     include: tuple[str, ...] = (),
     use_instances: bool = True,
+    size: tuple[int, int] | None = None,
     quiet: bool = True,
 ) -> Iterator[ClipPrediction]:
     """The predictions, clip by clip, without writing them. A clip of one frame gets its depth.
@@ -106,6 +120,8 @@ def predict_clips(
         motion:   how the object network was trained to look.
         use_instances: False for networks that were trained without masks: every pixel counts as
             background, and there are no object motions.
+        size: width and height at which they see the frames; None is as stored. Depth is brought back
+            to the stored size.
 
     Raises:
         ShardError, ConfigError: what is missing or does not fit.
@@ -114,6 +130,7 @@ def predict_clips(
         shards=(ShardSource(shards, layer),),
         frames=2,
         skip_static=False,
+        size=size,
         augment=AugmentConfig.none(),
         include=include,
         workers=0,
@@ -124,6 +141,8 @@ def predict_clips(
         clips = [(index, clip) for index, clip in enumerate(opened.manifest.clips) if clip.name in names]
         if not clips:
             raise ConfigError(f"{shards}: no clip fits {', '.join(include)}; look at include")
+        stored = opened.manifest.size
+        change = draw(AugmentConfig.none(), stored, size or stored, np.zeros(NUMBERS))
         rows: dict[int, dict[int, int]] = {}
         if any(clip.frames > 1 for _, clip in clips):
             dataset = WindowDataset(config)
@@ -134,19 +153,31 @@ def predict_clips(
         with tqdm(total=total, unit="frame", desc="predict", disable=quiet) as bar:
             for index, clip in clips:
                 if clip.frames == 1:
-                    yield _predict_frame(networks, opened, layer, clip)
+                    yield _predict_frame(networks, change, opened, layer, clip)
                     bar.update()
                 else:
                     yield _predict_clip(
-                        networks, motion, use_instances, dataset, opened, layer, clip, rows[index], bar
+                        networks,
+                        motion,
+                        use_instances,
+                        dataset,
+                        change,
+                        opened,
+                        layer,
+                        clip,
+                        rows[index],
+                        bar,
                     )
 
 
 @torch.no_grad()
-def _predict_frame(networks: Networks, shards: ShardSet, layer: str, clip: ClipEntry) -> ClipPrediction:
+def _predict_frame(
+    networks: Networks, change: Augmentation, shards: ShardSet, layer: str, clip: ClipEntry
+) -> ClipPrediction:
     """A clip of one frame: depth, and nothing that could move."""
-    image = torch.from_numpy(shards.image(clip, 0)).permute(2, 0, 1)[None]
+    image = torch.from_numpy(change.image(shards.image(clip, 0))).permute(2, 0, 1)[None]
     disparity = networks.depth(image.to(networks.log_height.device).float() / 255)[0].float()
+    disparity = _as_stored(disparity, change)
     return ClipPrediction(
         name=clip.name,
         inverse_depth=disparity[:, 0].cpu().numpy(),
@@ -164,6 +195,7 @@ def _predict_clip(
     motion: MotionConfig,
     use_instances: bool,
     dataset: WindowDataset,
+    change: Augmentation,
     shards: ShardSet,
     layer: str,
     clip: ClipEntry,
@@ -176,6 +208,7 @@ def _predict_clip(
     cameras: list[np.ndarray] = []
     objects: list[dict[str, np.ndarray]] = []
     labels = [shards.labels(layer, clip, frame) for frame in range(clip.frames)]
+    seen = [change.labels(each) for each in labels]
     for begin in range(0, clip.frames - 1, CHUNK):
         frames = range(begin, min(begin + CHUNK, clip.frames - 1))
         batch = _batch(dataset, [windows[frame] for frame in frames]).unpack(device)
@@ -191,8 +224,8 @@ def _predict_clip(
         frame = begin + found.pair[instance].cpu().numpy()
         slot = found.slot[instance].cpu().numpy()
         slots = batch.labels[:, 0].cpu().numpy()
-        here = [_stored(labels, begin, slots[:, 0], f, s) for f, s in zip(frame, slot, strict=True)]
-        after = [_stored(labels, begin + 1, slots[:, 1], f + 1, s) for f, s in zip(frame, slot, strict=True)]
+        here = [_stored(seen, begin, slots[:, 0], f, s) for f, s in zip(frame, slot, strict=True)]
+        after = [_stored(seen, begin + 1, slots[:, 1], f + 1, s) for f, s in zip(frame, slot, strict=True)]
         tracks = [
             shards.instances(layer, clip, int(f)).track[label - 1]
             for f, label in zip(frame, here, strict=True)
@@ -211,7 +244,7 @@ def _predict_clip(
         )
         cameras.append(motions.camera[:count].double().cpu().numpy())
         last = begin + count == clip.frames - 1
-        disparities.append(disparity[: count + last, 0].cpu().numpy())
+        disparities.append(_as_stored(disparity[: count + last], change)[:, 0].cpu().numpy())
         bar.update(count + last)
     return ClipPrediction(
         name=clip.name,
@@ -224,6 +257,12 @@ def _predict_clip(
         K=clip.intrinsics,
         timestamps_s=shards.timestamps_s(clip),
     )
+
+
+def _as_stored(disparity: Tensor, change: Augmentation) -> Tensor:
+    """(N, 1, H, W) inverse depth at the stored size."""
+    width, height = change.stored
+    return resize(disparity, (height, width)) if change.moves_pixels else disparity
 
 
 def _batch(dataset: WindowDataset, windows: list[int]) -> PackedBatch:

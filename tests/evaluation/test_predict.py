@@ -7,12 +7,13 @@ import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from evaluation import predict as module
-from evaluation.predict import predict, predict_clips
+from evaluation.predict import predict, predict_clips, size_of
 from evaluation.predictions import ClipPrediction, read_clips
 from pipeline.errors import ConfigError, ShardError, TrainingError
 from pipeline.graph import GraphConfig
@@ -26,13 +27,14 @@ from training import checkpoint
 from training.alignment import AlignmentConfig
 from training.checkpoint import Checkpoint, Progress
 from training.geometry import se3
+from training.geometry.sampling import resize
 from training.networks.build import Networks, make_networks
 
 
 @pytest.fixture(scope="module")
 def trained() -> Checkpoint:
     """Networks that answer something, without the training: objects move, and each differently."""
-    config = settings(Path("anywhere"), objective_instances_from=0)
+    config = settings(Path("anywhere"), objective_instances_from=0, data_size=None)
     torch.manual_seed(11)
     networks = make_networks(config.networks, "crop", config.objective.motion.crop_px)
     with torch.no_grad():
@@ -153,6 +155,57 @@ def test_the_centre_of_a_row_projects_into_its_object(predicted: Path) -> None:
         inside += list(clip.labels[clip.objects.frame, v, u] == clip.objects.label)
     assert np.mean(inside) > 0.9  # a crescent's middle lies beside it
     assert len(inside) > 50
+
+
+@pytest.mark.parametrize(
+    ("trained_at", "seen_at"),
+    [(None, (208, 64)), ((104, 32), (104, 32)), ((104, 64), (208, 64)), ((416, 100), (416, 128))],
+)
+def test_networks_see_frames_as_large_as_they_were_trained_on(
+    trained_at: tuple[int, int] | None, seen_at: tuple[int, int]
+) -> None:
+    """Whole frames: where training frames were cut out of them, at the scale they were cut at."""
+    assert size_of(trained_at, (208, 64)) == seen_at
+
+
+def test_a_run_at_half_the_stored_size_predicts_there_and_answers_at_the_stored_size(
+    trained: Checkpoint, predicted: Path, street_shards: Path, networks: Networks, tmp_path: Path
+) -> None:
+    with ShardSet(street_shards) as shards:
+        width, height = shards.manifest.size
+        image = shards.image(shards.manifest.clips[0], 3)
+    half = (width // 2, height // 2)
+    config = replace(trained.config, data=replace(trained.config.data, size=half))
+    checkpoint.save(tmp_path / "run" / "last.pt", replace(trained, config=config))
+    predict(
+        tmp_path / "run",
+        street_shards,
+        tmp_path / "out",
+        device="cpu",
+        include=("*0",),
+        depth_type="float32",
+        quiet=True,
+    )
+    (clip,) = read_clips(tmp_path / "out")
+    whole = next(iter(read_clips(predicted)))
+    assert clip.size == whole.size == (width, height)
+    np.testing.assert_array_equal(clip.K, whole.K)
+    np.testing.assert_array_equal(clip.labels, whole.labels)
+    small = torch.from_numpy(cv2.resize(image, half, interpolation=cv2.INTER_AREA)).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        answer = resize(networks.depth(small.float() / 255)[0], (height, width))
+    np.testing.assert_allclose(clip.inverse_depth[3], answer[0, 0], rtol=1e-4)
+    # The same objects, each where it was.
+    row = {
+        (f, label): c
+        for f, label, c in zip(whole.objects.frame, whole.objects.label, whole.objects.centre, strict=True)
+    }
+    uv = clip.objects.centre @ clip.K.T
+    for frame, label, (u, v, w) in zip(clip.objects.frame, clip.objects.label, uv, strict=True):
+        x, y, z = whole.K @ row[frame, label]
+        assert abs(u / w - x / z) < 1.5
+        assert abs(v / w - y / z) < 1.5
+    assert len(clip.objects) > 0.8 * len(whole.objects.frame[whole.objects.frame < len(clip)]) / 2
 
 
 # ---------------------------------------------------------------------------- what does not matter
