@@ -176,35 +176,8 @@ def find_motions(ego: nn.Module, objects: nn.Module, pairs: Pairs, config: Motio
             intermediate=None,
         )
     shown = intermediate_frame(pairs, camera, config)
-    backward = pairs.backward[instances.pair]
-    angles, shift = _observe(objects, pairs, instances, shown.image, shown.labels, config)
-    for _ in range(config.refinements):
-        # What the estimate leaves over, seen through an inverse warp with it.
-        with torch.no_grad():
-            estimate = about_centre(angles, shift * centre[:, 2:], centre, backward)
-            regions = compose(camera, estimate, instances, pairs.region_count)
-            view = inverse_warp(pairs.I_s, pairs.D_s, pairs.D_t, pairs.K, regions, pairs.regions)
-        more = _observe(objects, pairs, instances, view.image, pairs.labels_t, config)
-        angles, shift = angles + more[0], shift + more[1]
-    proposed = found = about_centre(angles, shift * centre[:, 2:], centre, backward)
-    still = torch.zeros(len(instances), dtype=torch.bool, device=camera.device)
-    margins = _gate_margins(instances, config) if config.static_gate else None
-    if config.alignment.object_steps:
-        own_camera = camera.detach()[instances.pair]
-        moved, still = align_instances(
-            pairs.I_t, pairs.I_s, pairs.D_t, pairs.K, pairs.labels_t, pairs.labels_s, instances.pair,
-            instances.slot, own_camera @ proposed.detach(), own_camera, margins, config.alignment,
-        )  # fmt: skip
-        if config.alignment.camera_again:
-            camera = _aligned(
-                camera, pairs, _following(still, instances, len(pairs), pairs.region_count), config.alignment
-            )
-            own_camera = camera[instances.pair]
-            moved = torch.where(still[:, None, None], own_camera, moved)
-        found = se3.inverse(own_camera) @ moved
-    elif margins is not None:
-        still = _explained_by_camera(found, pairs, camera, instances, margins)
-        found = _stopped(found, still)
+    proposed = _proposed(objects, pairs, camera, instances, centre, shown, config)
+    camera, found, still = _settled(proposed, pairs, camera, instances, config)
     return Motions(
         camera=camera,
         regions=compose(camera, found, instances, pairs.region_count),
@@ -216,6 +189,57 @@ def find_motions(ego: nn.Module, objects: nn.Module, pairs: Pairs, config: Motio
         instances=instances,
         intermediate=shown,
     )
+
+
+def _proposed(
+    network: nn.Module,
+    pairs: Pairs,
+    camera: Tensor,
+    instances: Instances,
+    centre: Tensor,
+    shown: ForwardWarp,
+    config: MotionConfig,
+) -> Tensor:
+    """(I, 4, 4) O_k as the object network says, looked at again `refinements` times."""
+    backward = pairs.backward[instances.pair]
+    angles, shift = _observe(network, pairs, instances, shown.image, shown.labels, config)
+    for _ in range(config.refinements):
+        # What the estimate leaves over, seen through an inverse warp with it.
+        with torch.no_grad():
+            estimate = about_centre(angles, shift * centre[:, 2:], centre, backward)
+            regions = compose(camera, estimate, instances, pairs.region_count)
+            view = inverse_warp(pairs.I_s, pairs.D_s, pairs.D_t, pairs.K, regions, pairs.regions)
+        more = _observe(network, pairs, instances, view.image, pairs.labels_t, config)
+        angles, shift = angles + more[0], shift + more[1]
+    return about_centre(angles, shift * centre[:, 2:], centre, backward)
+
+
+def _settled(
+    proposed: Tensor, pairs: Pairs, camera: Tensor, instances: Instances, config: MotionConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Proposed motions O_k after alignment and static gate, where these are on.
+
+    Returns:
+        (N, 4, 4) camera, aligned again with what stands still; (I, 4, 4) O_k; (I,) bool, which stand.
+    """
+    still = torch.zeros(len(instances), dtype=torch.bool, device=camera.device)
+    margins = _gate_margins(instances, config) if config.static_gate else None
+    if not config.alignment.object_steps:
+        if margins is None:
+            return camera, proposed, still
+        still = _explained_by_camera(proposed, pairs, camera, instances, margins)
+        return camera, _stopped(proposed, still), still
+    own_camera = camera.detach()[instances.pair]
+    moved, still = align_instances(
+        pairs.I_t, pairs.I_s, pairs.D_t, pairs.K, pairs.labels_t, pairs.labels_s, instances.pair,
+        instances.slot, own_camera @ proposed.detach(), own_camera, margins, config.alignment,
+    )  # fmt: skip
+    if config.alignment.camera_again and config.alignment.camera_steps:
+        follow = _following(still, instances, len(pairs), pairs.region_count)
+        camera = _aligned(camera, pairs, follow, config.alignment)
+        own_camera = camera[instances.pair]
+        moved = torch.where(still[:, None, None], own_camera, moved)
+    return camera, se3.inverse(own_camera) @ moved, still
 
 
 def intermediate_frame(pairs: Pairs, camera: Tensor, config: MotionConfig) -> ForwardWarp:

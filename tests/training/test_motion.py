@@ -398,6 +398,16 @@ def test_a_margin_stops_what_the_camera_explains_nearly_as_well(streets: Path) -
     assert_close(everything.objects, torch.eye(4).expand_as(everything.objects))
 
 
+def test_a_camera_that_is_not_aligned_is_not_aligned_again() -> None:
+    """Its network would have no gradient then."""
+    pairs, networks = made_pairs(), stub_networks()
+    alignment = AlignmentConfig(object_steps=1, camera_again=True)
+    config = MotionConfig(refinements=0, static_gate=True, alignment=alignment)
+    motions = find_motions(networks.ego, networks.objects, pairs, config)
+    assert_close(motions.camera, motions.proposed_camera)
+    assert motions.camera.requires_grad
+
+
 @pytest.mark.parametrize("alignment", [AlignmentConfig(), AlignmentConfig(object_steps=1)])
 def test_objects_that_an_edge_cuts_have_a_margin_of_their_own(
     streets: Path, alignment: AlignmentConfig
