@@ -3,7 +3,7 @@
 For every seed the background is learned first (geometric consistency, no instances); from
 there each row goes on with its own switches for the same number of steps. All rows see the
 same data in the same order and are scored against exact truth on held-out streets at every
-milestone. Finished work is kept: run it again to go on, or with more seeds or rows.
+milestone; curves.png and depth.png show them. Finished work is kept: run it again to go on, or with more seeds or rows.
 
 STREETS holds what `instance-motion streetworld STREETS` renders (splits train and test). Masks are
 the true ones, so that what is measured is the learning.
@@ -20,7 +20,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import matplotlib
 import torch
 import tyro
 
@@ -40,6 +39,7 @@ from training.checkpoint import load, restore_networks
 from training.config import TrainConfig
 from training.data import ShardSource
 from training.loop import train
+from workflows.ablation_pictures import draw_curves, draw_depths
 
 RECIPE = Path(__file__).parent / "recipes" / "train-streetworld.yaml"
 
@@ -147,7 +147,11 @@ def main(arguments: Arguments) -> None:
                 advance(config, run, done)
                 score(run, done, shards["test"], arguments.streets / "test")
             print(table(arguments.out, rows, arguments.seeds, arguments.steps), flush=True)
-    draw_curves(arguments.out, rows, arguments.seeds)
+    draw_curves(
+        {row: _runs(arguments.out, row, arguments.seeds) for row in rows}, arguments.out / "curves.png"
+    )
+    newest = {row: _runs(arguments.out, row, arguments.seeds)[0] for row in rows}
+    draw_depths(newest, shards["test"], arguments.streets / "test", arguments.out / "depth.png")
 
 
 def make_shards(arguments: Arguments, split: str) -> Path:
@@ -213,35 +217,6 @@ def table(out: Path, rows: tuple[str, ...], seeds: tuple[int, ...], steps: int) 
             values = [[score[figure] for score in scores] for figure in SHOWN.values()]
             lines.append(f"{row:30}{len(scores):6}" + "".join(f"{_spread(each):>13}" for each in values))
     return "\n".join(lines)
-
-
-def draw_curves(out: Path, rows: tuple[str, ...], seeds: tuple[int, ...]) -> None:
-    """OUT/curves.png: the main figures against steps, one line a row, thin lines the seeds."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    shown = ("AbsRel, background", "AbsRel, object", "far share, moving cars", SHOWN["obj trans"])
-    figure, axes = pyplot.subplots(1, len(shown), figsize=(4 * len(shown), 3.6))
-    for number, row in enumerate(rows):
-        for axis, name in zip(axes, shown, strict=True):
-            lines = []
-            for run in _runs(out, row, seeds):
-                found = sorted(run.glob("score_*.json"))
-                points = [(int(path.stem[6:]), json.loads(path.read_text())[name]) for path in found]
-                if points:
-                    lines.append(points)
-                    axis.plot(*zip(*points, strict=True), color=f"C{number}", alpha=0.3, linewidth=0.8)
-            if lines:
-                steps = [step for step, _ in lines[0]]
-                means = [mean(dict(line).get(step, float("nan")) for line in lines) for step in steps]
-                axis.plot(steps, means, color=f"C{number}", label=row, marker="o", markersize=3)
-    for axis, name in zip(axes, shown, strict=True):
-        axis.set_title(name, fontsize=9)
-        axis.set_xlabel("steps after the background")
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(out / "curves.png", dpi=110)
 
 
 def _runs(out: Path, row: str, seeds: tuple[int, ...]) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import pytest
 
 from pipeline.configuration import from_dict, read_recipe
@@ -59,6 +60,9 @@ def test_rows_are_trained_scored_drawn_and_kept(
     assert table[0].split()[:3] == ["seeds", "all", "bg"]
     assert [line.split()[0] for line in table[1:]] == ["geo", "full"]
     assert (tmp_path / "out" / "curves.png").stat().st_size > 10_000
+    picture = cv2.imread(str(tmp_path / "out" / "depth.png"))
+    clips = len(list(streets.glob("*/truth.h5")))
+    assert picture.shape == (min(clips, 6) * 64, 4 * 208, 3)  # image, truth and two rows
     full = tmp_path / "out" / "runs" / "full-0"
     assert len(list(full.glob("score_*.json"))) == 2
     assert "size" in read_metrics(full)[0]
