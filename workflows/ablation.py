@@ -3,7 +3,8 @@
 For every seed the background is learned first (geometric consistency, no instances); from
 there each row goes on with its own switches for the same number of steps. All rows see the
 same data in the same order and are scored against exact truth on held-out streets at every
-milestone; curves.png and depth.png show them. Finished work is kept: run it again to go on, or with more seeds or rows.
+milestone; curves.png and depth.png show them. Finished work is kept: run it again to go on, or with
+more seeds or rows.
 
 STREETS holds what `instance-motion streetworld STREETS` renders (splits train and test). Masks are
 the true ones, so that what is measured is the learning.
