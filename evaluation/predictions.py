@@ -10,7 +10,7 @@ Imports numpy and h5py, and no network: predictions of any origin can be written
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -82,6 +82,14 @@ class ObjectMotions:
 
     def __len__(self) -> int:
         return len(self.frame)
+
+    @staticmethod
+    def join(parts: Sequence[ObjectMotions]) -> ObjectMotions:
+        """The rows of all parts, one after the other."""
+        names = _object_columns()
+        return ObjectMotions(
+            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        )
 
     @staticmethod
     def empty() -> ObjectMotions:

@@ -16,7 +16,7 @@ what has been added to it, a turn about the group's centre and a shift relative 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +79,12 @@ class AlignmentConfig:
         for name in positive:
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
+
+    def on_larger_images(self, scale: float) -> AlignmentConfig:
+        """The same where images are `scale` times as large: windows grow with them, and a last pass
+        uses what the larger images show."""
+        grown = tuple(2 * math.ceil((side * scale - 1) / 2) + 1 for side in self.object_windows)
+        return replace(self, object_windows=(*grown, 1) if grown[-1] > 1 else grown)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -155,12 +155,7 @@ def _aligned(s_T_t: Tensor, pairs: Pairs, rigid: Tensor, config: AlignmentConfig
 def find_motions(ego: nn.Module, objects: nn.Module, pairs: Pairs, config: MotionConfig) -> Motions:
     """Motion of every region: the camera's, and on an instance the object's own as well."""
     proposed_camera, camera = camera_motion(ego, pairs, config.alignment)
-    instances = list_instances(pairs.labels_t, pairs.classes)
-    if config.grounded is not None and len(instances):
-        pairs = replace(pairs, D_t=grounded_depth(pairs.D_t, pairs.labels_t, instances, config.grounded))
-    centre = centres(pairs.D_t, pairs.K, instances)
-    if config.detach_centre:
-        centre = centre.detach()
+    pairs, instances, centre = _placed(pairs, config)
     if config.object_warp == "none" or not len(instances):
         unmoved = torch.eye(4, device=camera.device).repeat(len(instances), 1, 1)
         regions = camera[:, None].expand(-1, pairs.region_count, -1, -1)
@@ -189,6 +184,49 @@ def find_motions(ego: nn.Module, objects: nn.Module, pairs: Pairs, config: Motio
         instances=instances,
         intermediate=shown,
     )
+
+
+def align_again(motions: Motions, pairs: Pairs, scale: float, config: MotionConfig) -> Motions:
+    """What the networks proposed, aligned on the same pairs at another size, as far as alignment is on:
+    networks see small images, alignment can use all that is stored. Networks are not asked.
+
+    It begins at what they proposed, not at what was aligned on the small images: their errors are not
+    those that alignment expects of a proposal. An instance that they could not see begins as still.
+
+    Args:
+        motions: of `find_motions` on the small images.
+        pairs:   the same pairs, with the same slots, `scale` times as large.
+    """
+    camera, R = motions.proposed_camera, pairs.region_count
+    config = replace(config, alignment=config.alignment.on_larger_images(scale))
+    if config.alignment.camera_steps:
+        background = torch.arange(R, device=camera.device) == 0
+        camera = _aligned(camera, pairs, background.expand(len(pairs), -1), config.alignment)
+    pairs, instances, centre = _placed(pairs, config)
+    unmoved = torch.eye(4, device=camera.device).expand(len(pairs), 4, 4)
+    began = compose(unmoved, motions.proposed_objects, motions.instances, R)[instances.pair, instances.slot]
+    found, still = began, torch.ones(len(instances), dtype=torch.bool, device=camera.device)
+    if config.object_warp != "none" and len(instances):
+        camera, found, still = _settled(began, pairs, camera, instances, config)
+    return replace(
+        motions,
+        camera=camera,
+        regions=compose(camera, found, instances, R),
+        objects=found,
+        proposed_objects=began,
+        centre=centre,
+        still=still,
+        instances=instances,
+    )
+
+
+def _placed(pairs: Pairs, config: MotionConfig) -> tuple[Pairs, Instances, Tensor]:
+    """Pairs with instances brought to their ground, where that is on; their instances; (I, 3) centres."""
+    instances = list_instances(pairs.labels_t, pairs.classes)
+    if config.grounded is not None and len(instances):
+        pairs = replace(pairs, D_t=grounded_depth(pairs.D_t, pairs.labels_t, instances, config.grounded))
+    centre = centres(pairs.D_t, pairs.K, instances)
+    return pairs, instances, centre.detach() if config.detach_centre else centre
 
 
 def _proposed(

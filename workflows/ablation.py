@@ -40,7 +40,7 @@ from training.checkpoint import load, restore_networks
 from training.config import TrainConfig
 from training.data import ShardSource
 from training.loop import train
-from workflows.ablation_pictures import draw_curves, draw_depths
+from workflows.ablation_pictures import draw_curves, draw_depths, score_path
 
 RECIPE = Path(__file__).parent / "recipes" / "train-streetworld.yaml"
 
@@ -106,6 +106,9 @@ class Arguments:
     seeds: tuple[int, ...] = (0,)
     size: tuple[int, int] = (208, 64)
     """Width and height of the training frames."""
+    test_size: tuple[int, int] | None = None
+    """Width and height at which test frames are stored, at the same shape; none is as in training. On
+    larger ones `predict` aligns motions once more. Its scores are kept beside the others."""
     background_steps: int = 4000
     """Steps before the rows part."""
     steps: int = 2000
@@ -121,18 +124,31 @@ class Arguments:
             raise ConfigError(f"no row {unknown[0]!r}; there are {', '.join(ROWS)}")
         if self.milestones < 1 or self.steps % self.milestones:
             raise ConfigError(f"steps ({self.steps}) must be a multiple of milestones ({self.milestones})")
+        (width, height), stored = self.size, self.stored_test_size
+        if stored[0] * height != stored[1] * width:
+            raise ConfigError(f"test_size {stored} must have the shape of size {self.size}")
+
+    @property
+    def stored_test_size(self) -> tuple[int, int]:
+        return self.test_size or self.size
+
+    @property
+    def larger_test(self) -> str:
+        """What is added to the names of things that belong to test frames of another size."""
+        return "" if self.stored_test_size == self.size else "-{}x{}".format(*self.stored_test_size)
 
 
 def main(arguments: Arguments) -> None:
     """Train and score what is missing; print the table and draw the curves."""
-    shards = {split: make_shards(arguments, split) for split in ("train", "test")}
+    shards = make_shards(arguments, "train", arguments.size)
+    tests = make_shards(arguments, "test", arguments.stored_test_size, arguments.larger_test)
     rows = tuple(ROWS) if "all" in arguments.rows else arguments.rows
     for seed in arguments.seeds:
         base = from_dict(TrainConfig, read_recipe(arguments.recipe), str(arguments.recipe))
         base = replace(
             base,
             training_seed=seed,
-            data=replace(base.data, shards=(ShardSource(shards["train"]),), seed=seed),
+            data=replace(base.data, shards=(ShardSource(shards),), seed=seed),
             optimise=replace(base.optimise, schedule="constant"),
         )
         start = arguments.out / "runs" / f"background-{seed}"
@@ -146,19 +162,19 @@ def main(arguments: Arguments) -> None:
             for milestone in range(1, arguments.milestones + 1):
                 done = arguments.steps * milestone // arguments.milestones
                 advance(config, run, done)
-                score(run, done, shards["test"], arguments.streets / "test")
-            print(table(arguments.out, rows, arguments.seeds, arguments.steps), flush=True)
+                score(run, done, tests, arguments)
+            print(table(arguments, rows), flush=True)
     draw_curves(
-        {row: _runs(arguments.out, row, arguments.seeds) for row in rows}, arguments.out / "curves.png"
+        {row: _runs(arguments, row) for row in rows}, arguments.out / "curves.png", arguments.larger_test
     )
-    newest = {row: _runs(arguments.out, row, arguments.seeds)[0] for row in rows}
-    draw_depths(newest, shards["test"], arguments.streets / "test", arguments.out / "depth.png")
+    newest = {row: _runs(arguments, row)[0] for row in rows}
+    draw_depths(newest, arguments.size, tests, arguments.streets / "test", arguments.out / "depth.png")
 
 
-def make_shards(arguments: Arguments, split: str) -> Path:
-    """The shard set of a split, on true masks."""
-    streets, folder = arguments.streets / split, arguments.out / "shards" / split
-    if (folder / MANIFEST).is_file() and read_manifest(folder).size == arguments.size:
+def make_shards(arguments: Arguments, split: str, size: tuple[int, int], suffix: str = "") -> Path:
+    """The shard set of a split, on true masks; a suffix keeps one of another size apart."""
+    streets, folder = arguments.streets / split, arguments.out / "shards" / (split + suffix)
+    if (folder / MANIFEST).is_file() and read_manifest(folder).size == size:
         return folder  # other seeds may be read from it at this moment
     if not streets.is_dir():
         raise ConfigError(f"{streets} is missing; render it with `instance-motion streetworld`")
@@ -167,7 +183,7 @@ def make_shards(arguments: Arguments, split: str) -> Path:
         if not (masks / clip.name / "classes.json").is_file():
             write_label_images(clip, masks / clip.name)
     config = BuildConfig(
-        frames=FramesConfig(size=arguments.size),
+        frames=FramesConfig(size=size),
         detector=DetectorConfig(detector=f"masks:{masks}"),
         masks=MaskConfig(min_area=40),
     )
@@ -196,23 +212,27 @@ def advance(config: TrainConfig, run: Path, steps: int) -> None:
         train(replace(config, steps=steps), run, resume=last.is_file())
 
 
-def score(run: Path, steps: int, shards: Path, streets: Path) -> None:
-    """Score a run's newest weights; kept as JSON under its step."""
-    path = run / f"score_{steps:06d}.json"
-    if not path.is_file():
-        checkpoint = load(run / "last.pt")
-        networks, objective = restore_networks(checkpoint, "cpu"), checkpoint.config.objective
-        figures = score_streetworld(
-            predict_clips(networks, objective.motion, shards, use_instances=objective.instances), streets
-        )
-        publish(path, json.dumps({figure.name: figure.value for figure in figures}, indent=1).encode())
+def score(run: Path, steps: int, shards: Path, arguments: Arguments) -> None:
+    """Score a run's newest weights, if they are those of this step; kept as JSON under it."""
+    path = score_path(run, steps, arguments.larger_test)
+    if path.is_file():
+        return
+    checkpoint = load(run / "last.pt")
+    if checkpoint.progress.step != steps:
+        return  # weights of earlier milestones are gone
+    networks, objective = restore_networks(checkpoint, "cpu"), checkpoint.config.objective
+    clips = predict_clips(
+        networks, objective.motion, shards, use_instances=objective.instances, size=arguments.size
+    )
+    figures = score_streetworld(clips, arguments.streets / "test")
+    publish(path, json.dumps({figure.name: figure.value for figure in figures}, indent=1).encode())
 
 
-def table(out: Path, rows: tuple[str, ...], seeds: tuple[int, ...], steps: int) -> str:
+def table(arguments: Arguments, rows: tuple[str, ...]) -> str:
     """Mean over the seeds that are done, +- standard deviation where there are several."""
     lines = [f"{'':30}{'seeds':>6}" + "".join(f"{name:>13}" for name in SHOWN)]
     for row in rows:
-        paths = [run / f"score_{steps:06d}.json" for run in _runs(out, row, seeds)]
+        paths = [score_path(run, arguments.steps, arguments.larger_test) for run in _runs(arguments, row)]
         scores = [json.loads(path.read_text()) for path in paths if path.is_file()]
         if scores:
             values = [[score[figure] for score in scores] for figure in SHOWN.values()]
@@ -220,8 +240,8 @@ def table(out: Path, rows: tuple[str, ...], seeds: tuple[int, ...], steps: int) 
     return "\n".join(lines)
 
 
-def _runs(out: Path, row: str, seeds: tuple[int, ...]) -> list[Path]:
-    return [out / "runs" / f"{row}-{seed}".replace(" ", "_") for seed in seeds]
+def _runs(arguments: Arguments, row: str) -> list[Path]:
+    return [arguments.out / "runs" / f"{row}-{seed}".replace(" ", "_") for seed in arguments.seeds]
 
 
 def _spread(values: list[float]) -> str:

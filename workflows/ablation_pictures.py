@@ -29,11 +29,16 @@ FRAME = 2
 SHOWN_CLIPS = 6
 
 
-def draw_curves(runs: Mapping[str, Sequence[Path]], path: Path) -> None:
+def score_path(run: Path, step: int, suffix: str = "") -> Path:
+    """Where a run's figures at a step are kept; the suffix tells apart what they were scored on."""
+    return run / f"score_{step:06d}{suffix}.json"
+
+
+def draw_curves(runs: Mapping[str, Sequence[Path]], path: Path, suffix: str = "") -> None:
     """The main figures against steps, one line a row, thin lines its seeds.
 
     Args:
-        runs: of each row the folders of its seeds, with score_STEP.json.
+        runs: of each row the folders of its seeds, with their scores.
     """
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -43,8 +48,8 @@ def draw_curves(runs: Mapping[str, Sequence[Path]], path: Path) -> None:
         for axis, name in zip(axes, CURVES, strict=True):
             lines = []
             for run in folders:
-                found = sorted(run.glob("score_*.json"))
-                points = [(int(each.stem[6:]), json.loads(each.read_text())[name]) for each in found]
+                found = sorted(run.glob(f"score_??????{suffix}.json"))
+                points = [(int(each.name[6:12]), json.loads(each.read_text())[name]) for each in found]
                 if points:
                     lines.append(points)
                     axis.plot(*zip(*points, strict=True), color=f"C{number}", alpha=0.3, linewidth=0.8)
@@ -61,11 +66,14 @@ def draw_curves(runs: Mapping[str, Sequence[Path]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def draw_depths(runs: Mapping[str, Path], shards: Path, streets: Path, path: Path) -> None:
+def draw_depths(
+    runs: Mapping[str, Path], size: tuple[int, int], shards: Path, streets: Path, path: Path
+) -> None:
     """Image, true depth and each row's depth, median scaled, of the clips with most of moving cars.
 
     Args:
         runs:    of each row one run.
+        size:    width and height at which networks see frames.
         streets: STREETS/<clip name>/truth.h5.
     """
     pictures: dict[str, list[np.ndarray]] = {}
@@ -74,7 +82,12 @@ def draw_depths(runs: Mapping[str, Path], shards: Path, streets: Path, path: Pat
         checkpoint = load(run / "last.pt")
         networks, objective = restore_networks(checkpoint, "cpu"), checkpoint.config.objective
         for clip in predict_clips(
-            networks, objective.motion, shards, include=tuple(truths), use_instances=objective.instances
+            networks,
+            objective.motion,
+            shards,
+            include=tuple(truths),
+            use_instances=objective.instances,
+            size=size,
         ):
             if clip.name not in truths:
                 truths[clip.name] = stored_truth(read_truth(streets / clip.name / TRUTH_FILE), clip)

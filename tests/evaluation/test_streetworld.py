@@ -16,7 +16,7 @@ from evaluation.predictions import (
     write_clip,
     write_index,
 )
-from evaluation.streetworld import Scores, figures, score_clip, score_streetworld, stored_truth
+from evaluation.streetworld import MIN_SHARE, Scores, figures, score_clip, score_streetworld, stored_truth
 from evaluation.tracks import Figure
 from pipeline.streetworld.truth import Objects, Truth, read_truth
 from tests.evaluation.made import SKY_M, rigid, truth_as_prediction
@@ -130,17 +130,16 @@ def paper_truth(frames: int = 6) -> Truth:
     )
 
 
-def paper_values(clip: ClipPrediction, truth: Truth, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    monkeypatch.setattr("evaluation.streetworld.MIN_AREA", 10)
+def paper_values(clip: ClipPrediction, truth: Truth) -> dict[str, float]:
     return values(figures(score_clip(clip, stored_truth(truth, clip))))
 
 
-def test_a_car_at_the_cameras_speed_predicted_too_deep(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_car_at_the_cameras_speed_predicted_too_deep() -> None:
     truth = paper_truth()
     clip = truth_as_prediction(truth, "paper", 3.0)
     deep = clip.inverse_depth.copy()
     deep[:, 2:6, 1:5] = 3 / (AHEAD_M * 2.5)  # and the median, 10 m, stays
-    found = paper_values(replace(clip, inverse_depth=deep), truth, monkeypatch)
+    found = paper_values(replace(clip, inverse_depth=deep), truth)
     assert found["signed depth error, cars at the camera's speed"] == pytest.approx(1.5)
     assert found["AbsRel, moving"] == pytest.approx(1.5)
     assert found["AbsRel, parked"] == pytest.approx(0)
@@ -150,75 +149,77 @@ def test_a_car_at_the_cameras_speed_predicted_too_deep(monkeypatch: pytest.Monke
     assert found["far share, moving cars"] == 1  # 12.5 m is beyond twice 5 m,
     assert found["infinite depth share, moving cars"] == 0  # not beyond twice the ground's 10 m
     deep[:, 2:6, 1:5] = 3 / 20.1
-    found = paper_values(replace(clip, inverse_depth=deep), truth, monkeypatch)
+    found = paper_values(replace(clip, inverse_depth=deep), truth)
     assert found["infinite depth share, moving cars"] == 1
     assert found["infinite depth share of the true depth, moving cars"] == 0
 
 
-def test_sky_is_left_out_of_scale_and_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sky_is_left_out_of_scale_and_errors() -> None:
     truth = paper_truth()
     clip = truth_as_prediction(truth, "paper")
     near = clip.inverse_depth.copy()
     assert near[0, 0, 0] == 1 / SKY_M
     near[:, 0] = 1.0
-    assert paper_values(replace(clip, inverse_depth=near), truth, monkeypatch)[
-        "AbsRel, all"
-    ] == pytest.approx(0)
+    assert paper_values(replace(clip, inverse_depth=near), truth)["AbsRel, all"] == pytest.approx(0)
 
 
-def test_translations_of_objects_take_the_scale_of_their_images_depth(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_translations_of_objects_take_the_scale_of_their_images_depth() -> None:
     truth = paper_truth()
     clip = truth_as_prediction(truth, "paper", 4.0)
-    found = paper_values(replace(clip, inverse_depth=clip.inverse_depth / 2), truth, monkeypatch)
+    found = paper_values(replace(clip, inverse_depth=clip.inverse_depth / 2), truth)
     # Depth says 2 m a unit where motions mean 4: objects move half as far, and the camera has its own scale.
     assert found["object translation error, relative"] == pytest.approx(0.5)
     assert found["object displacement, estimated over true"] == pytest.approx(0.5)
     assert found["5-frame ATE mean, n-4 full snippets"] == pytest.approx(0, abs=1e-12)
 
 
-def test_labels_stand_for_what_most_of_their_pixels_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_stand_for_what_most_of_their_pixels_show() -> None:
     truth = paper_truth()
     clip = truth_as_prediction(truth, "paper")
     # A mask that is too wide still is the moving car; swapped labels give each car the other's motion.
     wide = clip.labels.copy()
     wide[:, 1:7, 1:5] = 1
-    assert paper_values(replace(clip, labels=wide), truth, monkeypatch)[
+    assert paper_values(replace(clip, labels=wide), truth)[
         "object translation error, relative"
     ] == pytest.approx(0)
     swapped = np.choose(clip.labels, [0, 2, 1]).astype(np.uint16)
-    found = paper_values(replace(clip, labels=swapped), truth, monkeypatch)
+    found = paper_values(replace(clip, labels=swapped), truth)
     assert found["object translation error, relative"] == pytest.approx(1)
     assert found["speed of parked objects"] == pytest.approx(STEP_M / 0.1)
     assert found["moving flag recall"] == 0
 
 
-def test_estimates_on_background_are_strange_and_missed_objects_cost_recall(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_estimates_on_background_are_strange_and_missed_objects_cost_recall() -> None:
     truth = paper_truth()
     clip = truth_as_prediction(truth, "paper")
     elsewhere = np.where(clip.labels == 1, 0, clip.labels)
     elsewhere[:, 7, :] = 1
-    found = paper_values(replace(clip, labels=elsewhere), truth, monkeypatch)
+    found = paper_values(replace(clip, labels=elsewhere), truth)
     assert found["recall of moving objects"] == 0
     assert found["estimates that stand for no object"] == 0.5
-    found = paper_values(replace(clip, objects=ObjectMotions.empty()), truth, monkeypatch)
+    found = paper_values(replace(clip, objects=ObjectMotions.empty()), truth)
     assert found["recall of moving objects"] == 0
     assert np.isnan(found["object translation error, relative"])
 
 
-def test_objects_below_the_least_area_are_not_asked_for() -> None:
+@pytest.mark.parametrize(("least", "asked"), [(16, 5), (17, 0)])
+def test_objects_below_the_least_share_of_the_image_are_not_asked_for(
+    least: int, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     truth = paper_truth()
     clip = truth_as_prediction(truth, "paper")
-    scores = score_clip(clip, stored_truth(truth, clip))  # 16 pixels each, 64 are needed
-    assert len(scores.errors) == 0
-    assert scores.found.asked == 0
+    monkeypatch.setattr("evaluation.streetworld.MIN_SHARE", least / (8 * 12))  # they have 16 pixels each
+    scores = score_clip(clip, stored_truth(truth, clip))
+    assert len(scores.errors) == 2 * asked
+    assert scores.found.asked == asked
     assert scores.found.estimates == 10
 
 
-def test_every_second_frame_is_scored_against_the_truth_of_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_64_pixels_of_208x64_are_enough() -> None:
+    assert 64 / (208 * 64) >= MIN_SHARE > 63 / (208 * 64)
+
+
+def test_every_second_frame_is_scored_against_the_truth_of_its_time() -> None:
     truth = paper_truth(9)
     clip = truth_as_prediction(truth, "paper")
     double = clip.later_T_earlier[1::2] @ clip.later_T_earlier[::2]
@@ -230,7 +231,7 @@ def test_every_second_frame_is_scored_against_the_truth_of_its_time(monkeypatch:
         objects=ObjectMotions.empty(),
         timestamps_s=clip.timestamps_s[::2] + 0.001,
     )
-    found = paper_values(thinned, truth, monkeypatch)
+    found = paper_values(thinned, truth)
     assert found["5-frame ATE mean, n-4 full snippets"] == pytest.approx(0, abs=1e-12)
     assert found["camera direction error"] == pytest.approx(0, abs=1e-9)
 

@@ -382,6 +382,16 @@ def test_on_a_true_street_alignment_comes_nearer_to_the_truth(streets: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("windows", "scale", "expected"),
+    [((3, 1), 2, (7, 3, 1)), ((1,), 1.5, (3, 1)), ((5, 3), 4, (21, 13, 1)), ((3, 1), 1, (3, 1))],
+)
+def test_windows_grow_with_the_images(
+    windows: tuple[int, ...], scale: float, expected: tuple[int, ...]
+) -> None:
+    assert AlignmentConfig(object_windows=windows).on_larger_images(scale).object_windows == expected
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"camera_steps": -1},

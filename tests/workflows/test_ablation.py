@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -31,7 +32,11 @@ def test_every_row_is_an_objective_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"rows": ("ful",)}, "no row 'ful'"), ({"steps": 10, "milestones": 3}, "multiple of milestones")],
+    [
+        ({"rows": ("ful",)}, "no row 'ful'"),
+        ({"steps": 10, "milestones": 3}, "multiple of milestones"),
+        ({"test_size": (416, 129)}, "the shape of size"),
+    ],
 )
 def test_wrong_settings_are_one_line(settings: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -71,4 +76,12 @@ def test_rows_are_trained_scored_drawn_and_kept(
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*.pt")}
     with lease(tmp_path / "out" / "shards" / "train", "another seed"):
         main(arguments)  # finished shards are read, not built again
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+    # Scored on larger test frames as well: newest weights only, networks see what they were trained at.
+    main(replace(arguments, test_size=(416, 128)))
+    names = {path.name for path in full.glob("score_*.json")}
+    assert names == {"score_000001.json", "score_000002.json", "score_000002-416x128.json"}
+    larger = cv2.imread(str(tmp_path / "out" / "depth.png"))
+    assert larger.shape == (min(clips, 6) * 128, 4 * 416, 3)
     assert before == {path: path.stat().st_mtime_ns for path in before}
