@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from training.chunks import image_by_image
 from training.geometry import se3
 
 SSIM_WEIGHT = 0.85
@@ -22,6 +24,11 @@ SSIM_WEIGHT = 0.85
 
 
 def photometric(target: Tensor, view: Tensor, ssim_weight: float = SSIM_WEIGHT) -> Tensor:
+    """Dissimilarity of two images, pixel by pixel; `photometric_at_once` a few images at a time."""
+    return image_by_image(partial(photometric_at_once, ssim_weight=ssim_weight), target, view)
+
+
+def photometric_at_once(target: Tensor, view: Tensor, ssim_weight: float = SSIM_WEIGHT) -> Tensor:
     """Dissimilarity of two images, pixel by pixel.
 
     Godard et al. 2017:  (1 - g) |I_t - I^| + g (1 - SSIM) / 2.
