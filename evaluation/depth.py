@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from evaluation.tracks import Figure
+from evaluation.figure import Figure
 
 MIN_DEPTH_M, MAX_DEPTH_M = 1e-3, 80.0
 ERRORS = ("AbsRel", "SqRel", "RMSE", "RMSElog", "d<1.25", "d<1.25^2", "d<1.25^3")

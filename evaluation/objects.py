@@ -18,8 +18,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from evaluation.figure import Figure
 from evaluation.odometry import rotation_angle
-from evaluation.tracks import Figure
 
 MOVING_M_S = 0.5
 """An object that is truly this fast moves."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from evaluation.tracks import Figure
+from evaluation.figure import Figure
 
 SNIPPET = 5
 MIN_STEP_M = 0.01

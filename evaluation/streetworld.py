@@ -15,10 +15,11 @@ import numpy as np
 
 from evaluation import depth, objects, odometry
 from evaluation.depth import DepthTally, Share
+from evaluation.figure import Figure
 from evaluation.objects import Found, ObjectErrors
 from evaluation.odometry import PairSums, SnippetSums, inverse
 from evaluation.predictions import ClipPrediction, PredictionError, read_clips
-from evaluation.tracks import Figure, resample_ids
+from evaluation.tracks import resample_ids
 from evaluation.trajectories import chain
 from pipeline.streetworld.truth import TRUTH_FILE, Truth, read_truth
 

@@ -21,6 +21,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from evaluation.figure import Figure
+
 MIN_IOU = 0.5
 
 
@@ -59,17 +61,6 @@ class TrackCounts:
         return TrackCounts(
             **{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)}
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """One result. count: what it is an average over; NaN where there is nothing."""
-
-    name: str
-    value: float
-    unit: str
-    protocol: str
-    count: int
 
 
 def count_tracks(clip: Sequence[TrackedFrame], min_area: int) -> TrackCounts:

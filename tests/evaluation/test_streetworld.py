@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evaluation.figure import Figure
 from evaluation.predictions import (
     ClipPrediction,
     ObjectMotions,
@@ -17,7 +18,6 @@ from evaluation.predictions import (
     write_index,
 )
 from evaluation.streetworld import MIN_SHARE, Scores, figures, score_clip, score_streetworld, stored_truth
-from evaluation.tracks import Figure
 from pipeline.streetworld.truth import Objects, Truth, read_truth
 from tests.evaluation.made import SKY_M, rigid, truth_as_prediction
 

@@ -16,9 +16,10 @@ from typing import Annotated
 import numpy as np
 import tyro
 
+from evaluation.figure import figures_json, figures_table
 from evaluation.masks import FrameMasks, MaskAP, ap_table, mask_ap
 from evaluation.streetworld import score_streetworld
-from evaluation.tracks import Figure, TrackCounts, TrackedFrame, count_tracks, figures, resample_ids
+from evaluation.tracks import TrackCounts, TrackedFrame, count_tracks, figures, resample_ids
 from pipeline.build import DEFAULT_LAYER
 from pipeline.configuration import to_dict
 from pipeline.errors import ShardError
@@ -78,7 +79,7 @@ Arguments = (
 def run(arguments: Tracks | Masks | Motion) -> int:
     if isinstance(arguments, Motion):
         found = score_streetworld(arguments.predictions, arguments.truth)
-        print(json.dumps([to_dict(each) for each in found], indent=1) if arguments.json else _lines(found))
+        print(figures_json(found) if arguments.json else figures_table(found))
         return 0
     with ShardSet(arguments.shards) as shards:
         if isinstance(arguments, Tracks):
@@ -86,12 +87,12 @@ def run(arguments: Tracks | Masks | Motion) -> int:
             protocol = f"streetworld, masks {arguments.layer}, objects from {arguments.min_area} px"
             found = figures(counts, protocol)
             if arguments.json:
-                print(json.dumps([to_dict(figure) for figure in found], indent=1))
+                print(figures_json(found))
             else:
                 print(
                     f"{protocol}; {counts.frames} frames, {counts.objects} objects, {counts.switches} switches"
                 )
-                print(_lines(found))
+                print(figures_table(found))
         else:
             results = score_masks(shards, arguments.truth)
             print(
@@ -100,14 +101,6 @@ def run(arguments: Tracks | Masks | Motion) -> int:
                 else ap_table(results)
             )
     return 0
-
-
-def _lines(found: list[Figure]) -> str:
-    """One line a figure."""
-    width = max(len(figure.name) for figure in found)
-    return "\n".join(
-        f"{figure.name:{width}}  {figure.value:.4f} {figure.unit} (of {figure.count})" for figure in found
-    )
 
 
 def score_tracks(shards: ShardSet, truth: Path, layer: str, min_area: int) -> TrackCounts:
