@@ -133,10 +133,12 @@ def median_scale(depth: np.ndarray, truth_m: np.ndarray, valid: np.ndarray) -> f
     return float(np.median(truth_m[valid]) / np.median(depth[valid]))
 
 
-def pixel_sums(depth_m: np.ndarray, truth_m: np.ndarray, mask: np.ndarray) -> PixelSums:
+def pixel_sums(
+    depth_m: np.ndarray, truth_m: np.ndarray, mask: np.ndarray, cap_m: float = MAX_DEPTH_M
+) -> PixelSums:
     """Sums over the pixels of a mask, all of them valid; depth is scaled, and clamped here."""
     t = truth_m[mask].astype(np.float64)
-    d = np.clip(depth_m[mask].astype(np.float64), MIN_DEPTH_M, MAX_DEPTH_M)
+    d = np.clip(depth_m[mask].astype(np.float64), MIN_DEPTH_M, cap_m)
     ratio = np.maximum(d / t, t / d)
     return PixelSums(
         pixels=len(t),
@@ -152,7 +154,12 @@ def pixel_sums(depth_m: np.ndarray, truth_m: np.ndarray, mask: np.ndarray) -> Pi
 
 
 def score_image(
-    depth: np.ndarray, truth_m: np.ndarray, valid: np.ndarray, regions: Mapping[str, np.ndarray]
+    depth: np.ndarray,
+    truth_m: np.ndarray,
+    valid: np.ndarray,
+    regions: Mapping[str, np.ndarray],
+    scale: float | None = None,
+    cap_m: float = MAX_DEPTH_M,
 ) -> dict[str, DepthTally]:
     """Errors of one image in each region, all with the scale of the whole image.
 
@@ -161,11 +168,16 @@ def score_image(
         truth_m: (H, W) true depth; only read where valid.
         valid:   (H, W) bool, pixels that count.
         regions: name -> (H, W) bool.
+        scale:   metres a unit of depth, instead of the image's median scale.
+        cap_m:   scaled depth is clamped to it.
     """
     if not valid.any():
         return dict.fromkeys(regions, DepthTally())
-    scaled = depth * median_scale(depth, truth_m, valid)
-    return {name: DepthTally.of(pixel_sums(scaled, truth_m, mask & valid)) for name, mask in regions.items()}
+    scaled = depth * (median_scale(depth, truth_m, valid) if scale is None else scale)
+    return {
+        name: DepthTally.of(pixel_sums(scaled, truth_m, mask & valid, cap_m))
+        for name, mask in regions.items()
+    }
 
 
 def far_share(depth_m: np.ndarray, truth_m: np.ndarray, mask: np.ndarray, factor: float = FAR) -> Share:
@@ -216,8 +228,12 @@ def contact_depth(depth: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> fl
     return float(np.median(depth[below[ground], columns[ground]]))
 
 
-def figures(tallies: Mapping[str, DepthTally], protocol: str) -> list[Figure]:
-    """The seven errors of each region, as the mean over images, then over all pixels."""
+def figures(tallies: Mapping[str, DepthTally], protocol: str, scale: str = "") -> list[Figure]:
+    """The seven errors of each region, as the mean over images, then over all pixels.
+
+    Args:
+        protocol, scale: what was counted, and how the prediction's scale was chosen: see `Figure`.
+    """
     found = []
     for region, tally in tallies.items():
         for suffix, how, values, count in (
@@ -226,7 +242,7 @@ def figures(tallies: Mapping[str, DepthTally], protocol: str) -> list[Figure]:
         ):
             found += [
                 Figure(name=f"{error}, {region}{suffix}", value=float(value), unit=unit,
-                       protocol=f"{protocol}; {how}", count=count)
+                       protocol=f"{protocol}; {how}", count=count, scale=scale)
                 for error, value, unit in zip(ERRORS, values, UNITS, strict=True)
             ]  # fmt: skip
     return found

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +60,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     c1, c2 = 0.01**2, 0.03**2
     # All five means in one pass over memory.
     stacked = torch.cat([a, b, a * a, b * b, a * b], 1)
-    mean_a, mean_b, mean_aa, mean_bb, mean_ab = _mean_3x3(stacked).chunk(5, 1)
+    mean_a, mean_b, mean_aa, mean_bb, mean_ab = _Mean3x3.apply(stacked).chunk(5, 1)
     # A variance that rounding makes negative would turn the ratio's sign.
     var_a = (mean_aa - mean_a * mean_a).clamp(min=0)
     var_b = (mean_bb - mean_b * mean_b).clamp(min=0)
@@ -278,8 +279,17 @@ def motion_consistency(forward: Tensor, backward: Tensor, depth: Tensor) -> Tens
     return se3.rotation_angle(round_trip) + shift / depth.clamp(min=1e-6)
 
 
-def _mean_3x3(x: Tensor) -> Tensor:
-    """Means of 3x3 windows, edges replicated; sums of shifted maps, three times as fast as pooling."""
-    x = F.pad(x, (1, 1, 1, 1), mode="replicate")
-    rows = x[:, :, :-2] + x[:, :, 1:-1] + x[:, :, 2:]
-    return (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9
+class _Mean3x3(torch.autograd.Function):
+    """Means of 3x3 windows, edges replicated. The operator is its own adjoint: what a border pixel is
+    counted more often as a neighbour, it passes on more often. So the gradient is the same filter, where
+    slices would be undone one by one in maps full of zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        rows = (x[:, :, :-2] + x[:, :, 1:-1]).add_(x[:, :, 2:])
+        return (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:]).div_(9)
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: Tensor) -> Tensor:
+        return _Mean3x3.apply(gradient[0])

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -110,6 +111,20 @@ def test_gradients_of_photometric_and_smoothness_are_right() -> None:
     assert gradcheck(losses.photometric, (a.requires_grad_(), b.requires_grad_()))
     disparity = (0.1 + images(7, N=1, H=4, W=5)[:, :1]).requires_grad_()
     assert gradcheck(losses.smoothness, (disparity, b))
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (1, 6), (4, 1), (1, 1), (2, 2)])
+def test_window_means_and_their_gradients_equal_poolings(shape: tuple[int, int]) -> None:
+    x = torch.rand(2, 3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    plain, ours = x.clone().requires_grad_(), x.clone().requires_grad_()
+    expected = F.avg_pool2d(F.pad(plain, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    found = losses._Mean3x3.apply(ours)
+    assert_close(found, expected)
+    weight = torch.rand(expected.shape, dtype=torch.float64)
+    gradients = [torch.autograd.grad(*each, weight)[0] for each in ((found, ours), (expected, plain))]
+    assert_close(*gradients)
+    assert torch.autograd.gradcheck(losses._Mean3x3.apply, (ours,))
+    assert torch.autograd.gradgradcheck(losses._Mean3x3.apply, (ours,))
 
 
 @settings(max_examples=50, deadline=None)

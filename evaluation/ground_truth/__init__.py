@@ -1,0 +1,1 @@
+"""Readers of the benchmarks' ground truth: files in, arrays out."""
