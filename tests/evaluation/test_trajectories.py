@@ -1,17 +1,15 @@
-"""Exports: chained poses and object tracks, with every number known on paper."""
+"""Chained poses and their text, with every number known on paper."""
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.odometry import relative_motions
-from evaluation.trajectories import chain, kitti_text, nearest_rotation, tracks_csv, tracks_json, tum_text
+from evaluation.trajectories import chain, kitti_text, nearest_rotation, tum_text
 from tests.evaluation.made import rigid, small_prediction
 
 
@@ -60,28 +58,3 @@ def test_tum_text_is_time_position_and_quaternion_with_w_last() -> None:
     np.testing.assert_allclose(
         found, [[0.5, 0, 0, 0, 0, 0, 0, 1], [1.25, 1, 2, 3, 0, half, 0, half]], atol=1e-8
     )
-
-
-def test_object_tracks_as_csv() -> None:
-    rows = list(csv.DictReader(io.StringIO(tracks_csv(small_prediction()))))
-    assert [(row["frame"], row["track"], row["class"], row["label"]) for row in rows] == [
-        ("0", "7", "car", "3"),
-        ("1", "7", "car", "3"),
-    ]
-    first, second = ({k: float(v) for k, v in row.items() if k != "class"} for row in rows)
-    assert (first["x"], first["y"], first["z"]) == (1, 0, 5)
-    assert (first["move_x"], first["move_z"], first["rotation_deg"]) == (0, 1, 0)
-    assert first["speed_per_s"] == 10  # one unit in a tenth of a second
-    # The second camera stands 2 further ahead; the motion is about the camera's y axis.
-    assert (second["world_x"], second["world_z"]) == (0, 6)
-    np.testing.assert_allclose([second["move_x"], second["move_z"], second["rotation_deg"]], [4, -4, 90])
-    np.testing.assert_allclose(second["speed_per_s"], np.sqrt(32) / 0.2, rtol=1e-5)
-
-
-def test_object_tracks_as_json_hold_the_motion_itself() -> None:
-    clip = small_prediction()
-    data = json.loads(tracks_json(clip))
-    assert (data["format"], data["version"], data["clip"]) == ("instance-motion object tracks", 1, clip.name)
-    (track,) = data["tracks"]
-    assert (track["track"], track["class"], len(track["steps"])) == (7, "car", 2)
-    np.testing.assert_array_equal([step["motion"] for step in track["steps"]], clip.objects.motion)

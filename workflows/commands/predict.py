@@ -1,8 +1,9 @@
 """Predict depth, camera motion and object motions of a shard set with a trained run.
 
 Writes one versioned file a clip (evaluation/PREDICTIONS.md), and for each clip the camera's
-trajectory as KITTI and TUM text and the objects' motions as CSV and JSON. Frames are predicted
-at the size that the shard set stores: give a set of the size that the run was trained at.
+trajectory as KITTI and TUM text and the objects' motions as CSV and JSON. Networks see frames at the
+size that the run was trained at; depth is written at the stored size, and where that is the larger one
+motions are aligned there once more.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Literal
 
 import tyro
 
+from evaluation.object_steps import object_steps
+from evaluation.object_tracks import tracks_csv, tracks_json
 from evaluation.predict import predict
 from evaluation.predictions import read_clips
-from evaluation.trajectories import chain, kitti_text, tracks_csv, tracks_json, tum_text
+from evaluation.trajectories import chain, kitti_text, tum_text
 from pipeline.build import DEFAULT_LAYER
 from pipeline.shards.hdf5 import publish
 
@@ -38,6 +41,8 @@ class Arguments:
     """How inverse depth is stored."""
     align: bool = True
     """Move motions until the images agree, if the run was trained so; else as networks propose them."""
+    scale_m: float | None = None
+    """Metres a scene unit, for the objects' CSV and JSON; none: they are in scene units."""
     quiet: bool = False
     """No progress bar."""
 
@@ -56,12 +61,13 @@ def run(arguments: Arguments) -> int:
     )
     frames = motions = 0
     for clip in read_clips(arguments.out):
-        poses = chain(clip.later_T_earlier)
+        poses, steps = chain(clip.later_T_earlier), object_steps(clip, arguments.scale_m)
+        unit = "scene" if arguments.scale_m is None else "m"
         for suffix, text in {
             "kitti.txt": kitti_text(poses),
             "tum.txt": tum_text(poses, clip.timestamps_s),
-            "objects.csv": tracks_csv(clip),
-            "objects.json": tracks_json(clip),
+            "objects.csv": tracks_csv(steps, unit),
+            "objects.json": tracks_json(steps, clip.name, unit),
         }.items():
             publish(arguments.out / "text" / f"{clip.name}.{suffix}", text.encode())
         frames += len(clip)
