@@ -101,19 +101,35 @@ def write_video(path: Path, pictures: Iterator[np.ndarray], fps: float) -> int:
     return count
 
 
+def put_text(
+    picture: np.ndarray,
+    text: str,
+    place: tuple[int, int],
+    colour: tuple[int, int, int] = (255, 255, 255),
+    size: float = 0.4,
+) -> None:
+    """Write text into a picture, black around it so that it is read on any ground.
+
+    Args:
+        place: (u, v) of its lower left corner.
+    """
+    shown = text.encode("ascii", "replace").decode()
+    # A thicker stroke would do as well, were it not set wider by newer versions of OpenCV.
+    around = [(du, dv) for du in (-1, 0, 1) for dv in (-1, 0, 1)]
+    for (du, dv), ink in [(offset, (0, 0, 0)) for offset in around] + [((0, 0), colour)]:
+        at = (place[0] + du, place[1] + dv)
+        cv2.putText(picture, shown, at, cv2.FONT_HERSHEY_SIMPLEX, size, ink, 1, cv2.LINE_AA)
+
+
 def _write(picture: np.ndarray, text: str, box: np.ndarray, colour: np.ndarray) -> None:
     """A small label above a box, inside the picture."""
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.35, 1)
     x = int(np.clip(box[0], 0, max(picture.shape[1] - width, 0)))
     y = int(np.clip(box[1] - 2, height + 1, picture.shape[0] - 1))
-    cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.35, (0, 0, 0), 2, cv2.LINE_AA)
-    cv2.putText(
-        picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.35, tuple(map(int, colour)), 1, cv2.LINE_AA
-    )
+    red, green, blue = map(int, colour)
+    put_text(picture, text, (x, y), (red, green, blue), 0.35)
 
 
 def _titled(picture: np.ndarray, title: str) -> np.ndarray:
-    shown = title.encode("ascii", "replace").decode()
-    for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-        cv2.putText(picture, shown, (6, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, thickness, cv2.LINE_AA)
+    put_text(picture, title, (6, 14))
     return picture

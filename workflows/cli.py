@@ -34,6 +34,7 @@ COMMANDS: dict[str, str] = {
     "verify": "check every checksum and invariant of a shard set",
     "train": "shard sets -> checkpoint: depth, camera motion, object motion",
     "predict": "checkpoint and shard set -> depth, motions, trajectories",
+    "demo": "any video and a run -> video of what moves and how, and its numbers",
     "evaluate": "score masks, tracks and predictions against streetworld's truth",
     "export": "depth and camera motion as ONNX files",
     "streetworld": "render synthetic streets with exact truth",

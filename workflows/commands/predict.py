@@ -14,13 +14,10 @@ from typing import Literal
 
 import tyro
 
-from evaluation.object_steps import object_steps
-from evaluation.object_tracks import tracks_csv, tracks_json
 from evaluation.predict import predict
 from evaluation.predictions import read_clips
-from evaluation.trajectories import chain, kitti_text, tum_text
 from pipeline.build import DEFAULT_LAYER
-from pipeline.shards.hdf5 import publish
+from workflows.clip_text import write_clip_text
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Arguments:
     align: bool = True
     """Move motions until the images agree, if the run was trained so; else as networks propose them."""
     scale_m: float | None = None
-    """Metres a scene unit, for the objects' CSV and JSON; none: they are in scene units."""
+    """Metres a scene unit, for the text files; none: they are in scene units."""
     quiet: bool = False
     """No progress bar."""
 
@@ -61,15 +58,7 @@ def run(arguments: Arguments) -> int:
     )
     frames = motions = 0
     for clip in read_clips(arguments.out):
-        poses, steps = chain(clip.later_T_earlier), object_steps(clip, arguments.scale_m)
-        unit = "scene" if arguments.scale_m is None else "m"
-        for suffix, text in {
-            "kitti.txt": kitti_text(poses),
-            "tum.txt": tum_text(poses, clip.timestamps_s),
-            "objects.csv": tracks_csv(steps, unit),
-            "objects.json": tracks_json(steps, clip.name, unit),
-        }.items():
-            publish(arguments.out / "text" / f"{clip.name}.{suffix}", text.encode())
+        write_clip_text(arguments.out / "text", clip, arguments.scale_m)
         frames += len(clip)
         motions += len(clip.objects)
     print(f"{arguments.out}: {len(index.clips)} clips, {frames} frames, {motions} object motions")
