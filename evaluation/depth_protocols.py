@@ -46,6 +46,16 @@ class Crop:
         if not (0 <= self.top < self.bottom <= 1 and 0 <= self.left < self.right <= 1):
             raise ConfigError(f"crop {self.name}: shares must rise within [0, 1]")
 
+    @property
+    def text(self) -> str:
+        """Name and shares, for people."""
+        if (self.top, self.bottom, self.left, self.right) == (0, 1, 0, 1):
+            return self.name
+        return (
+            f"{self.name} (rows {self.top:.8g}-{self.bottom:.8g} of the height, "
+            f"columns {self.left:.8g}-{self.right:.8g} of the width)"
+        )
+
     def window(self, height: int, width: int) -> tuple[slice, slice]:
         """Rows and columns that count in an image of this size."""
         return (
@@ -88,14 +98,13 @@ class DepthProtocol:
     @property
     def description(self) -> str:
         """All rules but the scale's, as text for `Figure.protocol`."""
-        crop, rows = self.crop, ""
+        rows = ""
         if self.unseen_rows:
             rows = f" (without the bottom {self.unseen_rows:.0%} of the rows, which are not predicted)"
         return (
             f"{self.name}: {self.truth}; {MIN_DEPTH_M:g} < true depth < {self.cap_m:g} m; "
-            f"{crop.name} (rows {crop.top:.8g}-{crop.bottom:.8g} of the height, "
-            f"columns {crop.left:.8g}-{crop.right:.8g} of the width); disparity resized bilinearly to the "
-            f"truth's size{rows}, then inverted; scaled, then clamped to [{MIN_DEPTH_M:g}, {self.cap_m:g}] m"
+            f"{self.crop.text}; disparity resized bilinearly to the truth's size{rows}, then inverted; "
+            f"scaled, then clamped to [{MIN_DEPTH_M:g}, {self.cap_m:g}] m"
         )
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from evaluation.demo_picture import demo_frames
 from evaluation.object_steps import object_steps
 from evaluation.predict import predict
 from evaluation.predictions import ClipPrediction, read_clips
@@ -20,6 +19,7 @@ from pipeline.overlay import write_video
 from pipeline.shards.reader import ShardSet
 from training.checkpoint import checkpoint_in, load
 from workflows.clip_text import write_clip_text
+from workflows.demo_picture import demo_frames
 
 STORED_WIDTH = 832
 """Frames are stored about so wide, however small the run was trained: motions are aligned there."""

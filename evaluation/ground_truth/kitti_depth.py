@@ -11,6 +11,8 @@ frame, 0 where there is no truth.
 The raw truth is made as the field has made it since Eigen et al. 2014, so that numbers compare, and
 hence has its quirks: depth is the LiDAR's forward x, some 27 cm more than the camera's z; and a point
 at (u, v) counts for pixel (round(u) - 1, round(v) - 1), as in KITTI's MATLAB code, which counts from 1.
+One is not kept: the usual code mixes up collisions in the image's first and last columns, which no crop
+in use with this truth looks at.
 """
 
 from __future__ import annotations

@@ -60,17 +60,20 @@ class KittiFrame:
             f"{self.drive}_{camera}_{frame}",
         )
 
-    def first_in(self, clip: str) -> int | None:
-        """Number of a clip's first frame if the clip shows this drive and camera, else None.
+    @property
+    def recording(self) -> str:
+        """What `clip_start` says of the clips of this drive and camera."""
+        return f"{self.drive}/image_{self.camera:02d}"
 
-        Clips of KITTI raw are called "<drive>/image_02", which begins with image 0 as published, or,
-        where image numbers have gaps, "<drive>/image_02/<number of the first image>".
+    @staticmethod
+    def clip_start(clip: str) -> tuple[str, int]:
+        """(recording, number of the first frame) of a clip of KITTI raw, by its name.
+
+        "<drive>/image_02", which begins with image 0 as published, or, where image numbers have gaps,
+        "<drive>/image_02/<number of the first image>".
         """
-        recording = f"{self.drive}/image_{self.camera:02d}"
-        if clip == recording:
-            return 0
         head, _, first = clip.rpartition("/")
-        return int(first) if head == recording and first.isdecimal() else None
+        return (head, int(first)) if first.isdecimal() else (clip, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,13 +99,19 @@ class CityscapesFrame:
             f"{self.city}/{self.stem}_leftImg8bit",
         )
 
-    def first_in(self, clip: str) -> int | None:
-        """Number of a clip's first frame if the clip shows this sequence, else None.
+    @property
+    def recording(self) -> str:
+        """What `clip_start` says of the clips of this sequence."""
+        return f"{self.city}_{self.sequence:06d}"
 
-        Clips of Cityscapes are called "<split>/<city>/<city>_<sequence>_<number of the first frame>".
+    @staticmethod
+    def clip_start(clip: str) -> tuple[str, int]:
+        """(recording, number of the first frame) of a clip of Cityscapes, by its name.
+
+        "<split>/<city>/<city>_<sequence>_<number of the first frame>"
         """
         head, _, first = clip.rpartition("/")[2].rpartition("_")
-        return int(first) if head == f"{self.city}_{self.sequence:06d}" and first.isdecimal() else None
+        return (head, int(first)) if first.isdecimal() else (clip, 0)
 
 
 def read_kitti_split(path: Path) -> tuple[KittiFrame, ...]:

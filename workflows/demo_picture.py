@@ -217,6 +217,5 @@ def _round_up(length: float) -> float:
     if not length > 0:
         return 1.0
     power = 10.0 ** np.floor(np.log10(length))
-    return float(
-        next(factor * power for factor in (1, 2, 4, 5, 8, 10) if factor * power >= length * (1 - 1e-9))
-    )
+    factors = (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 5, 6, 8, 10)
+    return float(next(factor * power for factor in factors if factor * power >= length * (1 - 1e-9)))
