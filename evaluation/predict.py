@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -159,6 +160,23 @@ def predict_clips(
                     bar.update()
                 else:
                     yield _predict_clip(model, source, clip, bar)
+
+
+@torch.no_grad()
+def predict_images(
+    networks: Networks, images: Iterable[np.ndarray], size: tuple[int, int]
+) -> Iterator[np.ndarray]:
+    """(h, w) float32 inverse depth of each (H, W, 3) uint8 RGB image, which the network sees whole.
+
+    Args:
+        size: width and height at which it sees them, whatever their aspect, as benchmarks have it.
+    """
+    for image in images:
+        shrinks = size[0] < image.shape[1] and size[1] < image.shape[0]
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        seen = torch.from_numpy(np.ascontiguousarray(small)).permute(2, 0, 1)[None]
+        disparity = networks.depth(seen.to(networks.log_height.device).float() / 255)[0]
+        yield disparity[0, 0].float().cpu().numpy()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -171,6 +171,9 @@ def require_same(found: TrainConfig, asked: TrainConfig) -> None:
             settings.pop(name)
         settings["data"].pop("workers")
         settings["data"].pop("start_method")
+    if before["data"]["size"] is None or now["data"]["size"] is None:
+        # As the shards store them, which a run writes down when it begins.
+        before["data"].pop("size"), now["data"].pop("size")
     if change := _first_change(before, now):
         raise ConfigError(f"{change}; resume with the same settings, or start a new run with init_from")
 

@@ -109,6 +109,9 @@ class _Training:
         torch.manual_seed(config.training_seed)
         self.progress = found.progress if found else Progress()
         self.loader = self._make_loader()
+        # Who predicts must know at which size the networks saw frames, without asking for the shards.
+        seen = dataclasses.replace(config.data, size=self.loader.dataset.size)
+        self.config = config = dataclasses.replace(config, data=seen)
         self.held_out = self._make_held_out()
         self.networks = self._make_networks(found)
         self.average = (

@@ -5,3 +5,7 @@ from pipeline.errors import InstanceMotionError
 
 class GroundTruthError(InstanceMotionError, ValueError):
     """Ground truth is missing, damaged or not what its benchmark says; the message names the download."""
+
+
+class MissingTruthError(GroundTruthError):
+    """A file is not there at all."""

@@ -25,7 +25,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from evaluation.ground_truth.errors import GroundTruthError
+from evaluation.ground_truth.errors import GroundTruthError, MissingTruthError
 from evaluation.ground_truth.split_lists import KittiFrame
 
 Axis = Literal["x", "z"]
@@ -80,7 +80,7 @@ def improved_depth(root: Path, frame: KittiFrame) -> np.ndarray:
     places = [root / part / frame.drive / below for part in ("train", "val", frame.date, "")]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
-        raise GroundTruthError(f"{root}: holds no {frame.drive}/{below} in train or val; {_IMPROVED}")
+        raise MissingTruthError(f"{root}: holds no {frame.drive}/{below} in train or val; {_IMPROVED}")
     return read_depth_png(path, _IMPROVED)
 
 
@@ -164,7 +164,7 @@ def read_uint16_png(path: Path, origin: str) -> np.ndarray:
         GroundTruthError: missing, damaged, cut, or another kind of image.
     """
     if not path.is_file():
-        raise GroundTruthError(f"{path}: missing; {origin}")
+        raise MissingTruthError(f"{path}: missing; {origin}")
     try:
         with Image.open(path, formats=["PNG"]) as image:
             if not image.mode.startswith("I;16"):
@@ -203,6 +203,6 @@ def _bytes(path: Path, origin: str) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise GroundTruthError(f"{path}: missing; {origin}") from None
+        raise MissingTruthError(f"{path}: missing; {origin}") from None
     except OSError as error:
         raise GroundTruthError(f"{path}: cannot be read ({error.strerror}); {origin}") from None

@@ -255,6 +255,22 @@ def test_the_resolved_configuration_is_kept(whole: Path, street_shards: Path) ->
     assert checkpoint_of(whole).config == kept
 
 
+def test_a_run_writes_down_the_size_at_which_its_networks_see_frames(
+    street_shards: Path, tmp_path: Path
+) -> None:
+    """Not given, it is what the shards store; who predicts from other shards must know."""
+    config = settings(street_shards, data_size=None, steps=1)
+    train(config, tmp_path / "run", quiet=True)
+    assert checkpoint_of(tmp_path / "run").config.data.size == (208, 64)
+    train(replace(config, steps=2), tmp_path / "run", resume=True, quiet=True)  # not given again
+    sized = replace(config, steps=3, data=replace(config.data, size=(208, 64)))
+    train(sized, tmp_path / "run", resume=True, quiet=True)
+    with pytest.raises(ConfigError, match="data.size"):
+        train(
+            settings(street_shards, data_size=(104, 32), steps=4), tmp_path / "run", resume=True, quiet=True
+        )
+
+
 def test_a_row_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 0, "kind": "train"}\n{"step": 1, "ki')
     assert read_metrics(tmp_path) == [{"step": 0, "kind": "train"}]

@@ -1,0 +1,237 @@
+"""Depth benchmarks from files: a list of images, their truth, and predictions of any origin.
+
+Predictions are read as `evaluation.depth_files` reads them, or made here: by a run or checkpoint, by its
+networks before any training (`untrained:RUN`), or the same depth everywhere (`constant`), below which
+no figure means anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from evaluation import depth_protocols
+from evaluation.depth_files import Frame, Kind, PredictedMap, own_frames, read_maps
+from evaluation.depth_protocols import Box, DepthProtocol, DepthScore, score_map, shown_box
+from evaluation.figure import Figure
+from evaluation.ground_truth.cityscapes_depth import camera_path, cityscapes_depth, read_stereo_camera
+from evaluation.ground_truth.errors import GroundTruthError, MissingTruthError
+from evaluation.ground_truth.kitti_depth import improved_depth, raw_depth, read_lidar_camera
+from evaluation.ground_truth.split_lists import (
+    CityscapesFrame,
+    read_cityscapes_split,
+    read_kitti_split,
+)
+from evaluation.predict import predict_images
+from evaluation.predictions import INDEX, PredictionError
+from pipeline.errors import ConfigError
+from pipeline.shards.reader import ShardSet
+from training.checkpoint import checkpoint_in, load, restore_networks
+from training.networks.build import Networks, make_networks
+from training.world import choose_device
+
+ProtocolName = Literal["kitti-eigen", "kitti-eigen-z", "kitti-improved", "cityscapes"]
+PROTOCOLS: dict[str, DepthProtocol] = {
+    "kitti-eigen": depth_protocols.KITTI_EIGEN,
+    "kitti-eigen-z": depth_protocols.KITTI_EIGEN_Z,
+    "kitti-improved": depth_protocols.KITTI_IMPROVED,
+    "cityscapes": depth_protocols.CITYSCAPES,
+}
+CONSTANT, UNTRAINED = "constant", "untrained:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthBenchmark:
+    """What is scored, and against what.
+
+    predictions: path of predictions, a run or checkpoint, CONSTANT, or UNTRAINED and a run
+    truth:       folder of the benchmark's truth
+    split:       list of images
+    images:      folder of the images for a run; None: with the truth
+    size:        width and height at which a run sees them; None: as it was trained
+    scale_m:     metres a predicted unit; None: each image's median
+    masks:       shard set whose masks tell objects from background, if any
+    available:   leave out images whose truth is not there
+    """
+
+    predictions: str
+    truth: Path
+    split: Path
+    protocol: ProtocolName = "kitti-eigen"
+    kind: Kind | None = None
+    key: str = ""
+    images: Path | None = None
+    size: tuple[int, int] | None = None
+    scale_m: float | None = None
+    masks: Path | None = None
+    layer: str = "default"
+    available: bool = False
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.protocol not in get_args(ProtocolName):
+            raise ConfigError(f"no protocol {self.protocol!r}; there are {', '.join(PROTOCOLS)}")
+
+
+def score_depth(benchmark: DepthBenchmark, quiet: bool = False) -> list[Figure]:
+    """Every figure of a benchmark.
+
+    Raises:
+        GroundTruthError, PredictionError, TrainingError, ConfigError: what is missing or does not fit.
+    """
+    protocol = PROTOCOLS[benchmark.protocol]
+    every = _frames(benchmark)
+    chosen = [frame for frame in every if not benchmark.available or _has_truth(benchmark, frame)]
+    if not chosen:
+        raise GroundTruthError(f"{benchmark.truth}: has the truth of no image in {benchmark.split}")
+    maps, frames = _maps(benchmark, every, chosen)
+    wanted = set(chosen)
+    masks_of = _masks(benchmark, chosen)
+    total = DepthScore()
+    bar = tqdm(total=len(chosen), unit="image", desc="score", disable=quiet)
+    with bar:
+        for frame, predicted in zip(frames, maps, strict=True):
+            if frame not in wanted:
+                continue
+            truth_m = _truth(benchmark, frame)
+            shown = (
+                None
+                if predicted.K is None
+                else shown_box(predicted.K, predicted.size, _camera(benchmark, frame))
+            )
+            masks = masks_of(frame, truth_m.shape)
+            try:
+                total += score_map(
+                    predicted.inverse_depth, truth_m, protocol, masks, benchmark.scale_m, shown
+                )
+            except PredictionError as error:
+                raise PredictionError(f"{frame.file_names[0]}: {error}") from None
+            bar.update()
+    origin = f"masks {benchmark.layer} of {benchmark.masks}" if benchmark.masks else ""
+    return depth_protocols.figures(total, protocol, benchmark.scale_m, origin)
+
+
+def _frames(benchmark: DepthBenchmark) -> Sequence[Frame]:
+    if benchmark.protocol == "cityscapes":
+        return read_cityscapes_split(benchmark.split)
+    return read_kitti_split(benchmark.split)
+
+
+def _truth(benchmark: DepthBenchmark, frame: Frame) -> np.ndarray:
+    """(H, W) true depth, metres, 0 = none."""
+    if isinstance(frame, CityscapesFrame):
+        return cityscapes_depth(benchmark.truth, frame)
+    if benchmark.protocol == "kitti-improved":
+        return improved_depth(benchmark.truth, frame)
+    return raw_depth(benchmark.truth, frame, "z" if benchmark.protocol == "kitti-eigen-z" else "x")
+
+
+def _has_truth(benchmark: DepthBenchmark, frame: Frame) -> bool:
+    try:
+        _truth(benchmark, frame)
+    except MissingTruthError:
+        return False
+    return True
+
+
+def _camera(benchmark: DepthBenchmark, frame: Frame) -> np.ndarray:
+    """(3, 3) intrinsics in the truth's pixels."""
+    if isinstance(frame, CityscapesFrame):
+        return read_stereo_camera(camera_path(benchmark.truth, frame)).K
+    return read_lidar_camera((benchmark.images or benchmark.truth) / frame.date, frame.camera).K
+
+
+def _maps(
+    benchmark: DepthBenchmark, every: Sequence[Frame], chosen: Sequence[Frame]
+) -> tuple[Iterator[PredictedMap], Sequence[Frame]]:
+    """The predictions, and the images that they are for."""
+    name = benchmark.predictions
+    if name == CONSTANT:
+        return (PredictedMap(inverse_depth=np.ones((2, 2))) for _ in chosen), chosen
+    path = Path(name.removeprefix(UNTRAINED))
+    if name.startswith(UNTRAINED) or is_checkpoint(path):
+        return _predicted(benchmark, path, chosen), chosen
+    if (path / INDEX).is_file():
+        return read_maps(path, chosen, benchmark.kind, benchmark.key), chosen
+    # Arrays in the split's order and files with numbers count all of its images.
+    return read_maps(path, every, benchmark.kind, benchmark.key), every
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is a run's folder or a checkpoint."""
+    return path.suffix == ".pt" or any((path / name).is_file() for name in ("best.pt", "last.pt"))
+
+
+def _predicted(benchmark: DepthBenchmark, run: Path, frames: Sequence[Frame]) -> Iterator[PredictedMap]:
+    """What a run makes of the images themselves: whole, resized to its training size."""
+    checkpoint = load(checkpoint_in(run))
+    config, device = checkpoint.config, choose_device(benchmark.device)
+    size = benchmark.size or config.data.size
+    if size is None:
+        raise ConfigError(f"{run}: was trained on frames as its shards store them; give their size")
+    motion = config.objective.motion
+    networks: Networks = (
+        make_networks(config.networks, motion.object_input, motion.crop_px).to(device).eval()
+        if benchmark.predictions.startswith(UNTRAINED)
+        else restore_networks(checkpoint, device)
+    )
+    root = benchmark.images or benchmark.truth
+    images = (_image(root, frame) for frame in frames)
+    return (PredictedMap(inverse_depth=each) for each in predict_images(networks, images, size))
+
+
+def _image(root: Path, frame: Frame) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, the part that the protocol shows to networks."""
+    if isinstance(frame, CityscapesFrame):
+        places = [root / "leftImg8bit" / "test" / frame.city / f"{frame.stem}_leftImg8bit.png"]
+    else:
+        places = [root / f"{frame.file_names[0]}{suffix}" for suffix in (".png", ".jpg")]
+    path = next((place for place in places if place.is_file()), None)
+    image = None if path is None else cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise GroundTruthError(f"{places[0]}: missing or no image; give the folder of the images")
+    if isinstance(frame, CityscapesFrame):
+        image = image[: round(len(image) * (1 - depth_protocols.CITYSCAPES.unseen_rows))]
+    return image[..., ::-1]
+
+
+def _masks(
+    benchmark: DepthBenchmark, frames: Sequence[Frame]
+) -> Callable[[Frame, tuple[int, ...]], dict[str, np.ndarray]]:
+    """From an image and its truth's shape to the masks of objects and background, if there are any."""
+    if benchmark.masks is None:
+        return lambda frame, shape: {}
+    shards = ShardSet(benchmark.masks)
+    places = dict(zip(frames, own_frames([clip.name for clip in shards.manifest.clips], frames), strict=True))
+
+    def masks_of(frame: Frame, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+        name, index = places[frame]
+        clip = shards.clip(name)
+        if not 0 <= index < clip.frames:
+            raise PredictionError(
+                f"{benchmark.masks}: {name} has {clip.frames} frames, none for {frame.file_names[0]}"
+            )
+        labels = shards.labels(benchmark.layer, clip, index)
+        shown = shown_box(clip.intrinsics, shards.manifest.size, _camera(benchmark, frame))
+        objects = nearest(labels > 0, shown, shape)
+        return {"object": objects == 1, "background": objects == 0}
+
+    return masks_of
+
+
+def nearest(mask: np.ndarray, shown: Box, shape: tuple[int, ...]) -> np.ndarray:
+    """(H, W) int8: a mask that fills a box of the truth's image, by the nearest pixel; -1 outside."""
+    x0, y0, x1, y1 = shown
+    u = (np.arange(shape[1]) - x0) * mask.shape[1] / (x1 - x0) - 0.5
+    v = (np.arange(shape[0]) - y0) * mask.shape[0] / (y1 - y0) - 0.5
+    columns, rows = np.rint(u).astype(int), np.rint(v).astype(int)
+    found = mask[rows.clip(0, mask.shape[0] - 1)[:, None], columns.clip(0, mask.shape[1] - 1)].astype(np.int8)
+    found[(rows < 0) | (rows >= mask.shape[0])] = -1
+    found[:, (columns < 0) | (columns >= mask.shape[1])] = -1
+    return found
