@@ -37,7 +37,7 @@ from training.networks.build import make_networks
 from training.pictures import colour_disparity
 from training.record import read_metrics
 from workflows.commands.build import summary
-from workflows.commands.evaluate import score_masks, score_tracks
+from workflows.scoring_masks import score_masks, score_tracks
 from workflows.streetworld import render
 
 STRICT = "strict"

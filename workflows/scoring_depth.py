@@ -29,12 +29,13 @@ from evaluation.ground_truth.split_lists import (
     read_kitti_split,
 )
 from evaluation.predict import predict_images
-from evaluation.predictions import INDEX, PredictionError
+from evaluation.predictions import PredictionError
 from pipeline.errors import ConfigError
 from pipeline.shards.reader import ShardSet
 from training.checkpoint import checkpoint_in, load, restore_networks
 from training.networks.build import Networks, make_networks
 from training.world import choose_device
+from workflows.prediction_sources import UNTRAINED, is_predictions, is_run
 
 ProtocolName = Literal["kitti-eigen", "kitti-eigen-z", "kitti-improved", "cityscapes"]
 PROTOCOLS: dict[str, DepthProtocol] = {
@@ -43,7 +44,7 @@ PROTOCOLS: dict[str, DepthProtocol] = {
     "kitti-improved": depth_protocols.KITTI_IMPROVED,
     "cityscapes": depth_protocols.CITYSCAPES,
 }
-CONSTANT, UNTRAINED = "constant", "untrained:"
+CONSTANT = "constant"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,17 +156,12 @@ def _maps(
     if name == CONSTANT:
         return (PredictedMap(inverse_depth=np.ones((2, 2))) for _ in chosen), chosen
     path = Path(name.removeprefix(UNTRAINED))
-    if name.startswith(UNTRAINED) or is_checkpoint(path):
+    if is_run(name):
         return _predicted(benchmark, path, chosen), chosen
-    if (path / INDEX).is_file():
+    if is_predictions(path):
         return read_maps(path, chosen, benchmark.kind, benchmark.key), chosen
     # Arrays in the split's order and files with numbers count all of its images.
     return read_maps(path, every, benchmark.kind, benchmark.key), every
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Whether a path is a run's folder or a checkpoint."""
-    return path.suffix == ".pt" or any((path / name).is_file() for name in ("best.pt", "last.pt"))
 
 
 def _predicted(benchmark: DepthBenchmark, run: Path, frames: Sequence[Frame]) -> Iterator[PredictedMap]:
@@ -177,7 +173,9 @@ def _predicted(benchmark: DepthBenchmark, run: Path, frames: Sequence[Frame]) ->
         raise ConfigError(f"{run}: was trained on frames as its shards store them; give their size")
     motion = config.objective.motion
     networks: Networks = (
-        make_networks(config.networks, motion.object_input, motion.crop_px).to(device).eval()
+        make_networks(config.networks.without_downloads(), motion.object_input, motion.crop_px)
+        .to(device)
+        .eval()
         if benchmark.predictions.startswith(UNTRAINED)
         else restore_networks(checkpoint, device)
     )

@@ -27,7 +27,7 @@ from pipeline.shards.reader import ShardSet
 from pipeline.sources.scan import SourceConfig
 from pipeline.sources.video import VideoReader, probe
 from pipeline.streetworld.truth import read_truth, write_label_images
-from workflows.commands.evaluate import score_masks, score_tracks
+from workflows.scoring_masks import score_masks, score_tracks
 
 HERE = GraphConfig(workers=0)
 

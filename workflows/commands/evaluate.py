@@ -1,36 +1,126 @@
-"""Score a shard set of streetworld clips against their exact truth.
+"""Numbers for predictions, ours or anybody's, each with its protocol.
 
-evaluate tracks   matched pairs and tracks against true object ids
-evaluate masks    average precision of raw detections, or of a masks layer
-evaluate motion   depth, camera motion and object motion of predictions
+    evaluate depth       a benchmark's images: KITTI Eigen (raw or improved truth), Cityscapes
+    evaluate odometry    trajectories: t_err, r_err, ATE, 5-frame snippets
+    evaluate motion      depth, camera motion and object motion on streetworld's exact truth
+    evaluate objects     object motion alone
+    evaluate tracks      matched pairs and tracks of a shard set, on streetworld
+    evaluate masks       average precision of a shard set's raw detections, on streetworld
+    evaluate leaks       frames that training and test lists or shard sets share
+
+Predictions may be a folder that `predict` wrote, files of the field's formats, a run or checkpoint that
+predicts on the spot, or `untrained:RUN`, its networks before training.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
 
-from evaluation.figure import figures_json, figures_table
-from evaluation.masks import FrameMasks, MaskAP, ap_table, mask_ap
+from evaluation.alignment import Rule
+from evaluation.depth_files import Kind
+from evaluation.figure import Figure, figures_json, figures_table
+from evaluation.masks import ap_table
 from evaluation.streetworld import score_streetworld
-from evaluation.tracks import TrackCounts, TrackedFrame, count_tracks, figures, resample_ids
+from evaluation.tracks import figures
 from pipeline.build import DEFAULT_LAYER
 from pipeline.configuration import to_dict
-from pipeline.errors import ShardError
-from pipeline.masks import paste
-from pipeline.shards.manifest import ClipEntry
+from pipeline.shards.hdf5 import publish
 from pipeline.shards.reader import ShardSet
-from pipeline.streetworld.truth import TRUTH_FILE, Truth, read_truth
+from workflows.prediction_sources import predicted_clips
+from workflows.scoring_depth import DepthBenchmark, ProtocolName, score_depth
+from workflows.scoring_masks import score_masks, score_tracks
+from workflows.scoring_odometry import score_odometry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Printed:
+    json: bool = False
+    """Print the figures as JSON."""
+    out: Path | None = None
+    """Write the figures here as well, as JSON (`tables` and `report` read it)."""
+    quiet: bool = False
+    """No progress bar."""
 
 
 @dataclass(frozen=True)
-class Tracks:
+class Depth(Printed):
+    """Depth on a benchmark's images."""
+
+    predictions: tyro.conf.Positional[str]
+    """Predictions (folder, array, PNGs), a run or checkpoint, untrained:RUN, or `constant`."""
+    truth: tyro.conf.Positional[Path]
+    """Folder of the truth: KITTI raw with velodyne_points, annotated depth, or Cityscapes."""
+    split: Path
+    """List of the benchmark's images."""
+    protocol: ProtocolName = "kitti-eigen"
+    """Which benchmark's rules."""
+    kind: Kind | None = None
+    """What arrays hold: depth or disparity."""
+    key: str = ""
+    """Which array of an .npz file."""
+    images: Path | None = None
+    """Folder of the images that a run is to see; none: they are with the truth."""
+    size: tuple[int, int] | None = None
+    """Width and height at which a run sees them; none: as it was trained."""
+    scale_m: float | None = None
+    """Metres a predicted unit; none: each image's median."""
+    masks: Path | None = None
+    """Shard set of the images whose masks tell objects from background."""
+    layer: str = DEFAULT_LAYER
+    """Masks layer."""
+    available: bool = False
+    """Leave out images whose truth is not there."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1."""
+
+
+@dataclass(frozen=True)
+class Odometry(Printed):
+    """Trajectories: t_err, r_err and ATE (KITTI odometry), 5-frame snippets, errors of single pairs."""
+
+    estimate: tyro.conf.Positional[str]
+    """Trajectory (KITTI, TUM, npy), a folder of them, predictions, or a run (with --shards)."""
+    truth: tyro.conf.Positional[Path]
+    """True trajectory, or a folder of them; sequences are told by file names."""
+    alignment: Rule = "7dof"
+    """What is fitted before the two are compared: none, scale, 6dof, 7dof."""
+    tolerance_s: float = 0.02
+    """Where both have times: largest difference of frames that belong together."""
+    shards: Path | None = None
+    """Shard set that a run predicts on."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1."""
+
+
+@dataclass(frozen=True)
+class Motion(Printed):
+    """Depth, camera motion and object motion against streetworld's exact truth."""
+
+    predictions: tyro.conf.Positional[str]
+    """Folder that `predict` wrote, or a run, checkpoint or untrained:RUN (with --shards)."""
+    truth: tyro.conf.Positional[Path]
+    """Folder of the streetworld clips that the shard set was built from."""
+    shards: Path | None = None
+    """Shard set that a run predicts on."""
+    layer: str = DEFAULT_LAYER
+    """Masks layer of it."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1."""
+
+
+@dataclass(frozen=True)
+class Objects(Motion):
+    """Object motion against streetworld's exact truth."""
+
+
+@dataclass(frozen=True)
+class Tracks(Printed):
     """Matched pairs and tracks against true object ids."""
 
     shards: tyro.conf.Positional[Path]
@@ -41,136 +131,77 @@ class Tracks:
     """Masks layer."""
     min_area: int = 64
     """True objects with fewer visible pixels in a frame are not asked for there."""
-    json: bool = False
-    """Print the figures as JSON."""
 
 
 @dataclass(frozen=True)
-class Masks:
+class Masks(Printed):
     """Average precision of the raw detections by class and size, by COCO's protocol."""
 
     shards: tyro.conf.Positional[Path]
     """Folder of the shard set."""
     truth: tyro.conf.Positional[Path]
     """Folder of the streetworld clips that it was built from."""
-    json: bool = False
-    """Print the figures as JSON."""
-
-
-@dataclass(frozen=True)
-class Motion:
-    """Depth, camera motion and object motion of predictions against exact truth."""
-
-    predictions: tyro.conf.Positional[Path]
-    """Folder that `predict` wrote."""
-    truth: tyro.conf.Positional[Path]
-    """Folder of the streetworld clips that the shard set was built from."""
-    json: bool = False
-    """Print the figures as JSON."""
 
 
 Arguments = (
-    Annotated[Tracks, tyro.conf.subcommand("tracks")]
-    | Annotated[Masks, tyro.conf.subcommand("masks")]
+    Annotated[Depth, tyro.conf.subcommand("depth")]
+    | Annotated[Odometry, tyro.conf.subcommand("odometry")]
     | Annotated[Motion, tyro.conf.subcommand("motion")]
+    | Annotated[Objects, tyro.conf.subcommand("objects")]
+    | Annotated[Tracks, tyro.conf.subcommand("tracks")]
+    | Annotated[Masks, tyro.conf.subcommand("masks")]
 )
 
 
-def run(arguments: Tracks | Masks | Motion) -> int:
-    if isinstance(arguments, Motion):
-        found = score_streetworld(arguments.predictions, arguments.truth)
-        print(figures_json(found) if arguments.json else figures_table(found))
-        return 0
-    with ShardSet(arguments.shards) as shards:
-        if isinstance(arguments, Tracks):
-            counts = score_tracks(shards, arguments.truth, arguments.layer, arguments.min_area)
-            protocol = f"streetworld, masks {arguments.layer}, objects from {arguments.min_area} px"
-            found = figures(counts, protocol)
-            if arguments.json:
-                print(figures_json(found))
-            else:
-                print(
-                    f"{protocol}; {counts.frames} frames, {counts.objects} objects, {counts.switches} switches"
-                )
-                print(figures_table(found))
-        else:
+def run(arguments: Depth | Odometry | Motion | Objects | Tracks | Masks) -> int:
+    if isinstance(arguments, Masks):
+        with ShardSet(arguments.shards) as shards:
             results = score_masks(shards, arguments.truth)
-            print(
-                json.dumps([to_dict(each) for each in results], indent=1)
-                if arguments.json
-                else ap_table(results)
-            )
+        data = json.dumps([to_dict(each) for each in results], indent=1)
+        if arguments.out is not None:
+            publish(arguments.out, data.encode())
+        print(data if arguments.json else ap_table(results))
+        return 0
+    found = _figures(arguments)
+    if arguments.out is not None:
+        publish(arguments.out, figures_json(found).encode())
+    print(figures_json(found) if arguments.json else figures_table(found))
     return 0
 
 
-def score_tracks(shards: ShardSet, truth: Path, layer: str, min_area: int) -> TrackCounts:
-    """Sums over all clips of the set."""
-    total = TrackCounts()
-    for clip, exact in _clips_with_truth(shards, truth):
-        frames = []
-        for frame in range(clip.frames):
-            pairs = shards.pairs(layer, clip, frame)
-            frames.append(
-                TrackedFrame(
-                    labels=shards.labels(layer, clip, frame),
-                    track=shards.instances(layer, clip, frame).track,
-                    pairs=np.stack([pairs.prev, pairs.next], axis=-1),
-                    true_ids=_stored_ids(shards, clip, exact, frame),
-                )
-            )
-        total += count_tracks(frames, min_area)
-    return total
+def _figures(arguments: Depth | Odometry | Motion | Objects | Tracks) -> Sequence[Figure]:
+    if isinstance(arguments, Depth):
+        shared = {name: getattr(arguments, name) for name in DepthBenchmark.__dataclass_fields__}
+        return score_depth(DepthBenchmark(**shared), quiet=arguments.quiet)
+    if isinstance(arguments, Odometry):
+        return score_odometry(
+            arguments.estimate,
+            arguments.truth,
+            alignment=arguments.alignment,
+            tolerance_s=arguments.tolerance_s,
+            shards=arguments.shards,
+            device=arguments.device,
+            quiet=arguments.quiet,
+        )
+    if isinstance(arguments, Tracks):
+        with ShardSet(arguments.shards) as shards:
+            counts = score_tracks(shards, arguments.truth, arguments.layer, arguments.min_area)
+        protocol = f"streetworld, masks {arguments.layer}, objects from {arguments.min_area} px; {counts.frames} frames"
+        return figures(counts, protocol)
+    clips = predicted_clips(
+        arguments.predictions, arguments.shards, arguments.layer, arguments.device, arguments.quiet
+    )
+    found = score_streetworld(clips, arguments.truth)
+    return [each for each in found if not isinstance(arguments, Objects) or _of_objects(each)]
 
 
-def score_masks(shards: ShardSet, truth: Path) -> list[MaskAP]:
-    """AP of the raw detections, pasted at 0.5, of every frame."""
-    true_frames, predicted = [], []
-    for clip, exact in _clips_with_truth(shards, truth):
-        label_of = dict(zip(exact.objects.id.tolist(), exact.objects.label, strict=True))
-        for frame in range(clip.frames):
-            ids = _stored_ids(shards, clip, exact, frame)
-            present = [int(i) for i in np.unique(ids) if i]
-            true_frames.append(
-                FrameMasks(
-                    masks=_stack([ids == i for i in present], ids.shape),
-                    classes=[label_of[i] for i in present],
-                )
-            )
-            predicted.append(_predicted(shards, clip, frame))
-    return mask_ap(true_frames, predicted)
-
-
-def _predicted(shards: ShardSet, clip: ClipEntry, frame: int) -> FrameMasks:
-    found = shards.evidence(clip, frame).detections
-    width, height = size = shards.manifest.size
-    masks = []
-    for grid, box in zip(found.masks, found.boxes, strict=True):
-        patch = paste(grid, box, size)
-        mask = np.zeros((height, width), bool)
-        mask[patch.slices] = patch.mask
-        masks.append(mask)
-    names = [shards.manifest.classes[index] for index in found.classes]
-    return FrameMasks(masks=_stack(masks, (height, width)), classes=names, scores=found.scores)
-
-
-def _clips_with_truth(shards: ShardSet, folder: Path) -> Iterator[tuple[ClipEntry, Truth]]:
-    for clip in shards.manifest.clips:
-        path = folder / clip.name / TRUTH_FILE
-        if not path.is_file():
-            raise ShardError(
-                f"{path} is missing; give the streetworld folder that {shards.folder} was built from"
-            )
-        exact = read_truth(path)
-        if len(exact.ids) != clip.frames:
-            raise ShardError(
-                f"{path} has {len(exact.ids)} frames, clip {clip.name} {clip.frames}; build without stride"
-            )
-        yield clip, exact
-
-
-def _stored_ids(shards: ShardSet, clip: ClipEntry, exact: Truth, frame: int) -> np.ndarray:
-    return resample_ids(exact.ids[frame], exact.K, clip.intrinsics, shards.manifest.size)
-
-
-def _stack(masks: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    return np.stack(masks) if masks else np.zeros((0, *shape), bool)
+def _of_objects(figure: Figure) -> bool:
+    names = (
+        "object ",
+        "moving flag",
+        "speed of parked",
+        "displacement of parked",
+        "recall of moving",
+        "estimates",
+    )
+    return figure.name.startswith(names)
