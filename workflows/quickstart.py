@@ -7,7 +7,7 @@ that can be checked, because streetworld knows the truth.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from evaluation.figure import Figure, figures_json
 from evaluation.masks import ap_table
 from evaluation.predict import predict, predict_clips
-from evaluation.predictions import ClipPrediction, read_clips
+from evaluation.predictions import read_clips
 from evaluation.streetworld import score_streetworld
 from evaluation.tracks import figures
 from pipeline.build import DEFAULT_LAYER, BuildConfig, build
@@ -28,6 +29,7 @@ from pipeline.inspection import compare_layers, summarise
 from pipeline.matching import MaskConfig
 from pipeline.overlay import contact_sheet, draw, overlay_frames, write_picture, write_video
 from pipeline.remask import remask
+from pipeline.shards.hdf5 import publish
 from pipeline.shards.reader import ShardSet
 from training.checkpoint import load
 from training.config import TrainConfig
@@ -37,6 +39,7 @@ from training.networks.build import make_networks
 from training.pictures import colour_disparity
 from training.record import read_metrics
 from workflows.commands.build import summary
+from workflows.demo import show
 from workflows.scoring_masks import score_masks, score_tracks
 from workflows.streetworld import render
 
@@ -50,6 +53,10 @@ SHOWN = (
     "camera direction error",
     "camera rotation error",
     "object translation error, relative",
+    "object direction cosine",
+    "object rotation error, turning cars",
+    "moving flag precision",
+    "moving flag recall",
 )
 """ Figures of the quickstart's table, by name."""
 
@@ -70,7 +77,7 @@ class QuickstartConfig:
     train_frames: int = 8
     """Frames of each."""
     train_size: tuple[int, int] = (208, 64)
-    """Width and height at which depth and motion are trained and predicted."""
+    """Width and height at which networks are trained and see frames."""
     steps: int = 400
     """Training steps."""
 
@@ -79,9 +86,8 @@ def quickstart(out: Path, config: QuickstartConfig, say: Callable[[str], None] =
     """Run all steps into OUT, saying before each what a user would type. Finished steps are kept."""
     make_data(out, config, say)
     learn(out, config, say)
-    say(
-        f"\nLook at {out / 'sheet.jpg'}, {out / 'overlay.mp4'}, {out / 'picture.jpg'} and {out / 'depth.png'}."
-    )
+    judge(out, config, say)
+    say(f"\nLook at {out / 'demo'}, {out / 'overlay.mp4'}, {out / 'picture.jpg'} and {out / 'depth.png'}.")
 
 
 def make_data(out: Path, config: QuickstartConfig, say: Callable[[str], None]) -> None:
@@ -118,22 +124,21 @@ def make_data(out: Path, config: QuickstartConfig, say: Callable[[str], None]) -
 
 
 def learn(out: Path, config: QuickstartConfig, say: Callable[[str], None]) -> None:
-    """Second part: train on shards, predict on held-out streets, compare with exact truth."""
+    """Second part: train on shards."""
     streets, run = out / "streets", out / "run"
     width, height = config.train_size
     with _step(say, f"instance-motion streetworld {streets} --split train --clips {config.train_clips}"):
         render(streets, "train", config.train_clips, config.train_frames, config.size, workers=2)
 
     settings = BuildConfig(frames=FramesConfig(size=config.train_size), masks=MaskConfig(min_area=30))
-    sets = {split: out / f"shards-{width}x{height}-{split}" for split in ("train", "test")}
-    for split, shards in sets.items():
-        with _step(
-            say, f"instance-motion build {streets / split} {shards} --size {width} {height} --min-area 30"
-        ):
-            say(summary(build(streets / split, shards, settings, config.graph)))
+    shards = out / f"shards-{width}x{height}"
+    with _step(
+        say, f"instance-motion build {streets / 'train'} {shards} --size {width} {height} --min-area 30"
+    ):
+        say(summary(build(streets / "train", shards, settings, config.graph)))
 
-    with _step(say, f"instance-motion train {sets['train']} --out {run} --recipe {RECIPE.name} ..."):
-        training = training_config(sets["train"], config)
+    with _step(say, f"instance-motion train {shards} --out {run} --recipe {RECIPE.name} ..."):
+        training = training_config(shards, config)
         if not (run / "last.pt").is_file() or load(run / "last.pt").progress.step < config.steps:
             train(training, run, resume=(run / "last.pt").is_file(), say=say)
         rows = [row for row in read_metrics(run) if row["kind"] == "train"]
@@ -143,23 +148,34 @@ def learn(out: Path, config: QuickstartConfig, say: Callable[[str], None]) -> No
         )
         say(f"photometric loss: first tenth of steps {first:.4f}, last tenth {last:.4f}")
 
-    with _step(say, f"instance-motion predict {run} {sets['test']} {out / 'predictions'}"):
-        predict(run, sets["test"], out / "predictions", quiet=True)
-        write_picture(out / "depth.png", depth_picture(ShardSet(sets["test"]), out / "predictions"))
 
-    with _step(say, f"instance-motion evaluate motion {out / 'predictions'} {streets / 'test'}"):
-        trained = list(read_clips(out / "predictions"))
+def judge(out: Path, config: QuickstartConfig, say: Callable[[str], None]) -> None:
+    """Third part: predict on held-out streets, compare with exact truth, and show it."""
+    streets, run, shards, predictions = out / "streets", out / "run", out / "shards", out / "predictions"
+    with _step(say, f"instance-motion predict {run} {shards} {predictions}"):
+        predict(run, shards, predictions, quiet=True)
+        write_picture(out / "depth.png", depth_picture(ShardSet(shards), predictions))
+
+    with _step(say, f"instance-motion evaluate motion {predictions} {streets / 'test'}"):
+        trained = list(read_clips(predictions))
         torch.manual_seed(1)
+        training = load(run / "last.pt").config
         motion = training.objective.motion
         fresh = make_networks(training.networks, motion.object_input, motion.crop_px).eval()
         columns = {
             "trained": trained,
-            "untrained": list(predict_clips(fresh, motion, sets["test"])),
+            "untrained": list(predict_clips(fresh, motion, shards, size=config.train_size)),
             "constant depth": [
                 replace(clip, inverse_depth=np.ones_like(clip.inverse_depth)) for clip in trained
             ],
         }
-        say(compare(columns, streets / "test"))
+        figures_of = {name: score_streetworld(clips, streets / "test") for name, clips in columns.items()}
+        for name, found in figures_of.items():
+            publish(out / "figures" / f"{name}.json", figures_json(found).encode())
+        say(compare(figures_of))
+
+    with _step(say, f"instance-motion demo {streets / 'test'} --checkpoint {run} --out {out / 'demo'}"):
+        show(shards, predictions, out / "demo", quiet=True)
 
 
 def training_config(shards: Path, config: QuickstartConfig) -> TrainConfig:
@@ -176,15 +192,13 @@ def training_config(shards: Path, config: QuickstartConfig) -> TrainConfig:
     )
 
 
-def compare(columns: dict[str, list[ClipPrediction]], streets: Path) -> str:
+def compare(columns: Mapping[str, Sequence[Figure]]) -> str:
     """A table of the main figures, one column a set of predictions of the same clips."""
-    scores = [
-        {figure.name: figure for figure in score_streetworld(each, streets)} for each in columns.values()
-    ]
+    by_name = [{figure.name: figure for figure in found} for found in columns.values()]
     lines = [f"{'':52}" + "".join(f"{name:>16}" for name in columns)]
     for name in SHOWN:
-        values = "".join(f"{score[name].value:16.3f}" for score in scores)
-        lines.append(f"{name:52}{values}  {scores[0][name].unit}")
+        values = "".join(f"{figures[name].value:16.3f}" for figures in by_name)
+        lines.append(f"{name:52}{values}  {by_name[0][name].unit}")
     return "\n".join(lines)
 
 
