@@ -15,7 +15,9 @@ Pickled objects are refused: loading them would run what they hold.
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -227,7 +229,15 @@ def _array(path: Path, key: str) -> np.ndarray:
             return arrays[key]
     except PredictionError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        RuntimeError,
+        tokenize.TokenError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
         reason = " ".join(str(error).split())[:120]
         raise PredictionError(f"{path}: no array of numbers, or damaged ({reason}); {_REMEDY}") from None
 

@@ -148,7 +148,7 @@ def _object(
     frame: int,
     at: Callable[[float, float], tuple[int, int]],
 ) -> None:
-    colour, (x, _, z) = track_colour(step.track), step.centre
+    colour, (x, _, z) = map_colour(step.track), step.centre
     if step.moving:
         dt_s = scene.clip.timestamps_s[frame + 1] - scene.clip.timestamps_s[frame]
         ahead = step.centre + step.move * (ARROW_S / dt_s)
@@ -191,7 +191,7 @@ def _list(scene: Scene, frame: int, height: int) -> np.ndarray:
     nearest = sorted(scene.steps[frame], key=lambda step: step.centre[2])[:LINES]
     for row, step in enumerate(nearest):
         dt_s = scene.clip.timestamps_s[frame + 1] - scene.clip.timestamps_s[frame]
-        y, colour = 36 + 17 * row, track_colour(step.track)
+        y, colour = 36 + 17 * row, map_colour(step.track)
         cells = (
             (8, f"{step.track}"),
             (70, step.class_name),
@@ -210,6 +210,12 @@ def _list(scene: Scene, frame: int, height: int) -> np.ndarray:
 
 def _text(picture: np.ndarray, text: str, place: tuple[int, int], colour: tuple[int, int, int] = INK) -> None:
     put_text(picture, text, place, colour, 0.43)
+
+
+def map_colour(track: int) -> tuple[int, int, int]:
+    """The colour of a track, lighter: dark blue cannot be read on a dark ground."""
+    red, green, blue = (round(0.65 * part + 0.35 * 255) for part in track_colour(track))
+    return red, green, blue
 
 
 def _round_up(length: float) -> float:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from evaluation import depth_protocols
 from evaluation.depth_files import Frame, Kind, PredictedMap, own_frames, read_maps
-from evaluation.depth_protocols import Box, DepthProtocol, DepthScore, score_map, shown_box
+from evaluation.depth_protocols import DepthProtocol, DepthScore, score_map, shown_box
 from evaluation.figure import Figure
 from evaluation.ground_truth.cityscapes_depth import camera_path, cityscapes_depth, read_stereo_camera
 from evaluation.ground_truth.errors import GroundTruthError, MissingTruthError
@@ -35,6 +35,7 @@ from pipeline.shards.reader import ShardSet
 from training.checkpoint import checkpoint_in, load, restore_networks
 from training.networks.build import Networks, make_networks
 from training.world import choose_device
+from workflows.masks_at_truth import nearest
 from workflows.prediction_sources import UNTRAINED, is_predictions, is_run
 
 ProtocolName = Literal["kitti-eigen", "kitti-eigen-z", "kitti-improved", "cityscapes"]
@@ -221,15 +222,3 @@ def _masks(
         return {"object": objects == 1, "background": objects == 0}
 
     return masks_of
-
-
-def nearest(mask: np.ndarray, shown: Box, shape: tuple[int, ...]) -> np.ndarray:
-    """(H, W) int8: a mask that fills a box of the truth's image, by the nearest pixel; -1 outside."""
-    x0, y0, x1, y1 = shown
-    u = (np.arange(shape[1]) - x0) * mask.shape[1] / (x1 - x0) - 0.5
-    v = (np.arange(shape[0]) - y0) * mask.shape[0] / (y1 - y0) - 0.5
-    columns, rows = np.rint(u).astype(int), np.rint(v).astype(int)
-    found = mask[rows.clip(0, mask.shape[0] - 1)[:, None], columns.clip(0, mask.shape[1] - 1)].astype(np.int8)
-    found[(rows < 0) | (rows >= mask.shape[0])] = -1
-    found[:, (columns < 0) | (columns >= mask.shape[1])] = -1
-    return found

@@ -123,6 +123,11 @@ def test_damaged_and_missing_arrays_are_one_line(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(PredictionError, match="damaged"):
         read_maps(path, FRAMES, "depth")
+    np.save(path, STACK)
+    path.write_bytes(path.read_bytes().replace(b"(3, 2, 4)", b"(3, 2, 4 "))  # a bracket that never ends
+    with pytest.raises(PredictionError, match="damaged") as found:
+        read_maps(path, FRAMES, "depth")
+    assert one_line(found)
     np.savez(tmp_path / "all.npz", STACK)
     data = bytearray((tmp_path / "all.npz").read_bytes())
     data[200] ^= 0xFF

@@ -18,6 +18,7 @@ from workflows.demo_picture import (
     _round_up,
     demo_frames,
     demo_picture,
+    map_colour,
     scene_of,
 )
 
@@ -83,8 +84,8 @@ def test_instances_are_outlined_in_the_colour_of_their_track() -> None:
 def test_what_moves_has_an_arrow_the_way_it_moves_and_what_is_parked_has_none() -> None:
     _, _, right = drawn(ahead_and_parked())
     above = right[: right.shape[0] - (24 + 17 * (LINES + 1))]
-    moving = np.argwhere(is_colour(above, track_colour(1)))
-    parked = np.argwhere(is_colour(above, track_colour(2)))
+    moving = np.argwhere(is_colour(above, map_colour(1)))
+    parked = np.argwhere(is_colour(above, map_colour(2)))
     # 1 unit in 0.1 s: 5 in half a second, on a map that reaches 20: a quarter of it, upwards.
     assert np.ptp(moving[:, 0]) > 0.2 * (above.shape[0] - 60)
     assert np.ptp(parked[:, 0]) < 25
@@ -127,7 +128,7 @@ def test_the_list_names_the_nearest_and_says_how_many_more_there_are() -> None:
 def test_a_known_scale_changes_labels_and_not_the_map() -> None:
     plain, metric = drawn(ahead_and_parked())[2], drawn(ahead_and_parked(), scale_m=2.0)[2]
     height = plain.shape[0] - (24 + 17 * (LINES + 1))
-    colours = [np.argwhere(is_colour(each[:height], track_colour(2))) for each in (plain, metric)]
+    colours = [np.argwhere(is_colour(each[:height], map_colour(2))) for each in (plain, metric)]
     assert np.abs(colours[0].mean(0) - colours[1].mean(0)).max() < 3
     assert (plain[height:] != metric[height:]).any()
 
