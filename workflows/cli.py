@@ -2,7 +2,7 @@
 
 Every command is a module of `workflows.commands` with a frozen dataclass `Arguments`, whose
 fields are the command line, and a function `run(arguments) -> exit code`. A command that
-reads recipes has `from_recipe(data) -> Arguments` as well.
+reads recipes has `from_recipe(data) -> Arguments` as well; ALIASES are other names of subcommands.
 
 Exit codes: 0 done; 1 it could not be done, or something in it failed (a quarantined clip, a
 damaged file); 2 the command line or a setting is wrong; 130 stopped by Ctrl-C.
@@ -35,7 +35,9 @@ COMMANDS: dict[str, str] = {
     "train": "shard sets -> checkpoint: depth, camera motion, object motion",
     "predict": "checkpoint and shard set -> depth, motions, trajectories",
     "demo": "any video and a run -> video of what moves and how, and its numbers",
-    "evaluate": "score masks, tracks and predictions against streetworld's truth",
+    "evaluate": "numbers for predictions of any origin, each with its protocol",
+    "tables": "the paper's tables as published, and what was measured here beside them",
+    "report": "a run as one HTML page: curves, figures, best and worst pictures, links",
     "export": "depth and camera motion as ONNX files",
     "streetworld": "render synthetic streets with exact truth",
     "train-detector": "train the bundled detector on streetworld, and measure it",
@@ -87,6 +89,8 @@ def _parse(module: ModuleType, name: str, arguments: Sequence[str]) -> Any:
         SystemExit: help was asked for and has been printed.
     """
     default = tyro.MISSING_NONPROP
+    if arguments and arguments[0] in getattr(module, "ALIASES", {}):
+        arguments = [module.ALIASES[arguments[0]], *arguments[1:]]
     if hasattr(module, "from_recipe"):
         recipe, arguments = _take_option(arguments, "--recipe")
         default = module.from_recipe(read_recipe(Path(recipe)) if recipe else {})

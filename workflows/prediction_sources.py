@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from evaluation.predict import predict_clips, size_of
 from evaluation.predictions import INDEX, ClipPrediction, PredictionError, read_clips
 from pipeline.errors import ConfigError
 from pipeline.shards.reader import ShardSet
-from training.checkpoint import checkpoint_in, load, restore_networks
-from training.networks.build import make_networks
-from training.world import choose_device
+
+if TYPE_CHECKING:
+    from training.checkpoint import Checkpoint
+    from training.networks.build import Networks
 
 UNTRAINED = "untrained:"
 """Before a run's path: its networks as they were before any training, for comparison."""
@@ -52,14 +53,13 @@ def predicted_clips(
         return read_clips(Path(name))
     if shards is None:
         raise ConfigError(f"{name} is a run; give the shard set that it is to predict on (--shards)")
+    # torch loads only when needed
+    from evaluation.predict import predict_clips, size_of
+    from training.checkpoint import checkpoint_in, load
+
     checkpoint = load(checkpoint_in(Path(name.removeprefix(UNTRAINED))))
     objective, config = checkpoint.config.objective, checkpoint.config
-    if name.startswith(UNTRAINED):
-        motion = objective.motion
-        networks = make_networks(config.networks.without_downloads(), motion.object_input, motion.crop_px)
-        networks = networks.to(choose_device(device)).eval()
-    else:
-        networks = restore_networks(checkpoint, choose_device(device))
+    networks = networks_of(name, checkpoint, device)
     with ShardSet(shards) as opened:
         stored = opened.manifest.size
     return predict_clips(
@@ -71,3 +71,16 @@ def predicted_clips(
         size=size_of(config.data.size, stored),
         quiet=quiet,
     )
+
+
+def networks_of(name: str, checkpoint: Checkpoint, device: str) -> Networks:
+    """The networks of a checkpoint, in evaluation mode: as trained, or as they were before, if UNTRAINED."""
+    from training.checkpoint import restore_networks
+    from training.networks.build import make_networks
+    from training.world import choose_device
+
+    if not name.startswith(UNTRAINED):
+        return restore_networks(checkpoint, choose_device(device))
+    config, motion = checkpoint.config, checkpoint.config.objective.motion
+    fresh = make_networks(config.networks.without_downloads(), motion.object_input, motion.crop_px)
+    return fresh.to(choose_device(device)).eval()

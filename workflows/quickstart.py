@@ -17,8 +17,9 @@ import torch
 
 from evaluation.figure import Figure, figures_json
 from evaluation.masks import ap_table
+from evaluation.object_steps import object_steps
 from evaluation.predict import predict, predict_clips
-from evaluation.predictions import read_clips
+from evaluation.predictions import ClipPrediction, read_clips
 from evaluation.streetworld import score_streetworld
 from evaluation.tracks import figures
 from pipeline.build import DEFAULT_LAYER, BuildConfig, build
@@ -40,6 +41,7 @@ from training.pictures import colour_disparity
 from training.record import read_metrics
 from workflows.commands.build import summary
 from workflows.demo import show
+from workflows.demo_picture import demo_picture, scene_of
 from workflows.scoring_masks import score_masks, score_tracks
 from workflows.streetworld import render
 
@@ -87,7 +89,9 @@ def quickstart(out: Path, config: QuickstartConfig, say: Callable[[str], None] =
     make_data(out, config, say)
     learn(out, config, say)
     judge(out, config, say)
-    say(f"\nLook at {out / 'demo'}, {out / 'overlay.mp4'}, {out / 'picture.jpg'} and {out / 'depth.png'}.")
+    say(
+        f"\nLook at {out / 'demo.jpg'}, the videos in {out / 'demo'}, {out / 'overlay.mp4'} and {out / 'depth.png'}."
+    )
 
 
 def make_data(out: Path, config: QuickstartConfig, say: Callable[[str], None]) -> None:
@@ -176,6 +180,7 @@ def judge(out: Path, config: QuickstartConfig, say: Callable[[str], None]) -> No
 
     with _step(say, f"instance-motion demo {streets / 'test'} --checkpoint {run} --out {out / 'demo'}"):
         show(shards, predictions, out / "demo", quiet=True)
+        write_picture(out / "demo.jpg", demo_still(shards, predictions))
 
 
 def training_config(shards: Path, config: QuickstartConfig) -> TrainConfig:
@@ -211,6 +216,19 @@ def depth_picture(shards: ShardSet, predictions: Path) -> np.ndarray:
             np.concatenate([image, colour_disparity(clip.inverse_depth[0].astype(np.float32))], axis=1)
         )
     return np.concatenate(rows)
+
+
+def demo_still(shards: Path, predictions: Path) -> np.ndarray:
+    """The demo's picture of the frame in which most moves."""
+
+    def moving(clip: ClipPrediction) -> list[int]:
+        return [step.frame for step in object_steps(clip) if step.moving]
+
+    clip = max(read_clips(predictions), key=lambda each: len(moving(each)))
+    frame = max(range(len(clip)), key=moving(clip).count)
+    with ShardSet(shards) as opened:
+        image = opened.image(opened.clip(clip.name), frame)
+    return demo_picture(scene_of(clip, object_steps(clip), None), frame, image)
 
 
 def picture(shards: ShardSet) -> np.ndarray:

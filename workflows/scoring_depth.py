@@ -28,15 +28,11 @@ from evaluation.ground_truth.split_lists import (
     read_cityscapes_split,
     read_kitti_split,
 )
-from evaluation.predict import predict_images
 from evaluation.predictions import PredictionError
 from pipeline.errors import ConfigError
 from pipeline.shards.reader import ShardSet
-from training.checkpoint import checkpoint_in, load, restore_networks
-from training.networks.build import Networks, make_networks
-from training.world import choose_device
 from workflows.masks_at_truth import nearest
-from workflows.prediction_sources import UNTRAINED, is_predictions, is_run
+from workflows.prediction_sources import UNTRAINED, is_predictions, is_run, networks_of
 
 ProtocolName = Literal["kitti-eigen", "kitti-eigen-z", "kitti-improved", "cityscapes"]
 PROTOCOLS: dict[str, DepthProtocol] = {
@@ -167,19 +163,15 @@ def _maps(
 
 def _predicted(benchmark: DepthBenchmark, run: Path, frames: Sequence[Frame]) -> Iterator[PredictedMap]:
     """What a run makes of the images themselves: whole, resized to its training size."""
+    # torch loads only when needed
+    from evaluation.predict import predict_images
+    from training.checkpoint import checkpoint_in, load
+
     checkpoint = load(checkpoint_in(run))
-    config, device = checkpoint.config, choose_device(benchmark.device)
-    size = benchmark.size or config.data.size
+    size = benchmark.size or checkpoint.config.data.size
     if size is None:
         raise ConfigError(f"{run}: was trained on frames as its shards store them; give their size")
-    motion = config.objective.motion
-    networks: Networks = (
-        make_networks(config.networks.without_downloads(), motion.object_input, motion.crop_px)
-        .to(device)
-        .eval()
-        if benchmark.predictions.startswith(UNTRAINED)
-        else restore_networks(checkpoint, device)
-    )
+    networks = networks_of(benchmark.predictions, checkpoint, benchmark.device)
     root = benchmark.images or benchmark.truth
     images = (_image(root, frame) for frame in frames)
     return (PredictedMap(inverse_depth=each) for each in predict_images(networks, images, size))

@@ -6,6 +6,7 @@
     evaluate objects     object motion alone
     evaluate tracks      matched pairs and tracks of a shard set, on streetworld
     evaluate masks       average precision of a shard set's raw detections, on streetworld
+    evaluate scene-flow  KITTI 2015: D1, D2, Fl, SF
     evaluate leaks       frames that training and test lists or shard sets share
 
 Predictions may be a folder that `predict` wrote, files of the field's formats, a run or checkpoint that
@@ -25,7 +26,10 @@ import tyro
 from evaluation.alignment import Rule
 from evaluation.depth_files import Kind
 from evaluation.figure import Figure, figures_json, figures_table
+from evaluation.ground_truth.scene_flow import Extent
+from evaluation.leaks import NEAR, find_leaks, leaks_text, read_images
 from evaluation.masks import ap_table
+from evaluation.scene_flow import Second
 from evaluation.streetworld import score_streetworld
 from evaluation.tracks import figures
 from pipeline.build import DEFAULT_LAYER
@@ -36,6 +40,7 @@ from workflows.prediction_sources import predicted_clips
 from workflows.scoring_depth import DepthBenchmark, ProtocolName, score_depth
 from workflows.scoring_masks import score_masks, score_tracks
 from workflows.scoring_odometry import score_odometry
+from workflows.scoring_scene_flow import Scale, score_scene_flow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +148,45 @@ class Masks(Printed):
     """Folder of the streetworld clips that it was built from."""
 
 
+@dataclass(frozen=True)
+class SceneFlow(Printed):
+    """KITTI 2015 scene flow: D1, D2, Fl and SF, on background, moving cars and all."""
+
+    predictions: tyro.conf.Positional[str]
+    """Predictions of clips called 000000, 000001, ... of two frames each; or a folder with disp_0, disp_1, flow
+    as for a submission; or a run (with --shards)."""
+    truth: tyro.conf.Positional[Path]
+    """Folder of KITTI 2015 scene flow that holds training/."""
+    pairs: tuple[int, ...] = ()
+    """Numbers of the pairs to score; none is all 200."""
+    scale: Scale = "median"
+    """Each pair's median; one constant for all; or metric, none."""
+    second: Second = "moved"
+    """D2 of the moved point, or sampled: the second depth at the flow's target."""
+    flow: Path | None = None
+    """Folder of flow PNGs to sample with, and to count as Fl; none: that of depth and motions."""
+    extent: Extent = "occ"
+    """occ, all pixels with truth; or noc, those seen in the other image too."""
+    shards: Path | None = None
+    """Shard set that a run predicts on."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1."""
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """Frames that a training set and a test set share, or that lie near each other. Exit code 1 if there are any."""
+
+    train: tyro.conf.Positional[Path]
+    """List of training images, or a shard set."""
+    test: tyro.conf.Positional[Path]
+    """List of test images, or a shard set."""
+    near: int = NEAR
+    """Images of one recording at most so many frames apart are near."""
+    json: bool = False
+    """Print what was found as JSON."""
+
+
 Arguments = (
     Annotated[Depth, tyro.conf.subcommand("depth")]
     | Annotated[Odometry, tyro.conf.subcommand("odometry")]
@@ -150,10 +194,17 @@ Arguments = (
     | Annotated[Objects, tyro.conf.subcommand("objects")]
     | Annotated[Tracks, tyro.conf.subcommand("tracks")]
     | Annotated[Masks, tyro.conf.subcommand("masks")]
+    | Annotated[SceneFlow, tyro.conf.subcommand("scene-flow")]
+    | Annotated[Leaks, tyro.conf.subcommand("leaks")]
 )
+ALIASES = {"--leaks": "leaks"}
 
 
-def run(arguments: Depth | Odometry | Motion | Objects | Tracks | Masks) -> int:
+def run(arguments: Depth | Odometry | Motion | Objects | Tracks | Masks | SceneFlow | Leaks) -> int:
+    if isinstance(arguments, Leaks):
+        leaks = find_leaks(read_images(arguments.train), read_images(arguments.test), arguments.near)
+        print(json.dumps(to_dict(leaks), indent=1) if arguments.json else leaks_text(leaks))
+        return 1 if leaks.found else 0
     if isinstance(arguments, Masks):
         with ShardSet(arguments.shards) as shards:
             results = score_masks(shards, arguments.truth)
@@ -169,7 +220,20 @@ def run(arguments: Depth | Odometry | Motion | Objects | Tracks | Masks) -> int:
     return 0
 
 
-def _figures(arguments: Depth | Odometry | Motion | Objects | Tracks) -> Sequence[Figure]:
+def _figures(arguments: Depth | Odometry | Motion | Objects | Tracks | SceneFlow) -> Sequence[Figure]:
+    if isinstance(arguments, SceneFlow):
+        return score_scene_flow(
+            arguments.predictions,
+            arguments.truth,
+            extent=arguments.extent,
+            scale=arguments.scale,
+            second=arguments.second,
+            pairs=arguments.pairs,
+            flow=arguments.flow,
+            shards=arguments.shards,
+            device=arguments.device,
+            quiet=arguments.quiet,
+        )
     if isinstance(arguments, Depth):
         shared = {name: getattr(arguments, name) for name in DepthBenchmark.__dataclass_fields__}
         return score_depth(DepthBenchmark(**shared), quiet=arguments.quiet)
