@@ -30,6 +30,8 @@ from pipeline.errors import ConfigError
 from workflows.masks_at_truth import nearest
 from workflows.prediction_sources import is_predictions, is_run, predicted_clips
 
+ORIGIN = "write one for every pair, as for a submission to the benchmark"
+FLOW_ORIGIN = "write the flow of every pair as the benchmark has it"
 Scale = Literal["median", "constant", "metric"]
 """Of each pair its own; one for all pairs, the median of these; or none: predictions are in metres."""
 
@@ -79,7 +81,9 @@ def score_scene_flow(
         )
     total = SceneFlowScore()
     for true in _read(truth, wanted, extent):
-        flow_px = None if flow is None else read_flow_png(flow / f"{true.name}.png", true.size)[0]
+        flow_px = (
+            None if flow is None else read_flow_png(flow / f"{true.name}_10.png", true.size, FLOW_ORIGIN)[0]
+        )
         total += scene_flow.score_pair(of_clip(clips[true.pair], true), true, factor, second, flow_px)
     return scene_flow.figures(
         total,
@@ -131,15 +135,15 @@ def _whole(inverse_depth: np.ndarray, shown: Box, size: tuple[int, int]) -> np.n
 
 def _given(folder: Path, truth: SceneFlowTruth) -> SceneFlowEstimate:
     """What a folder in the benchmark's format says about a pair; 0 disparity is none."""
-    name = f"{truth.name}.png"
+    name = f"{truth.name}_10.png"
 
     def disparity(which: str) -> np.ndarray:
-        found = read_disparity_png(folder / which / name, truth.size)
+        found = read_disparity_png(folder / which / name, truth.size, ORIGIN)
         return np.where(found > 0, found, np.nan)
 
     flow_px = None
     if (folder / "flow").is_dir():
-        flow_px, valid = read_flow_png(folder / "flow" / name, truth.size)
+        flow_px, valid = read_flow_png(folder / "flow" / name, truth.size, ORIGIN)
         flow_px = np.where(valid[..., None], flow_px, np.nan)
     return SceneFlowEstimate(
         disparity_0_px=disparity("disp_0"),
