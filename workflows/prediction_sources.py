@@ -75,6 +75,8 @@ def predicted_clips(
 
 def networks_of(name: str, checkpoint: Checkpoint, device: str) -> Networks:
     """The networks of a checkpoint, in evaluation mode: as trained, or as they were before, if UNTRAINED."""
+    import torch
+
     from training.checkpoint import restore_networks
     from training.networks.build import make_networks
     from training.world import choose_device
@@ -82,5 +84,7 @@ def networks_of(name: str, checkpoint: Checkpoint, device: str) -> Networks:
     if not name.startswith(UNTRAINED):
         return restore_networks(checkpoint, choose_device(device))
     config, motion = checkpoint.config, checkpoint.config.objective.motion
-    fresh = make_networks(config.networks.without_downloads(), motion.object_input, motion.crop_px)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training_seed)  # the same each time that one asks
+        fresh = make_networks(config.networks.without_downloads(), motion.object_input, motion.crop_px)
     return fresh.to(choose_device(device)).eval()

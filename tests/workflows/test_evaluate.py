@@ -115,10 +115,11 @@ def test_untrained_networks_are_not_those_of_the_run(
     trained: Path, street_shards: Path, streets: Path, capsys: Capture
 ) -> None:
     shards = ("--shards", str(street_shards), "--json", "--quiet")
-    fresh, learned = (
+    fresh, again, learned = (
         figures(run(capsys, "evaluate", "motion", name, str(streets), *shards)[1])
-        for name in (f"untrained:{trained}", str(trained))
+        for name in (f"untrained:{trained}", f"untrained:{trained}", str(trained))
     )
+    assert fresh == again
     assert fresh["AbsRel, all"]["value"] != learned["AbsRel, all"]["value"]
 
 

@@ -18,7 +18,14 @@ import numpy as np
 import pytest
 
 from evaluation.figure import Figure, figures_json
-from evaluation.predictions import ClipPrediction, PredictionError, PredictionIndex, write_clip, write_index
+from evaluation.predictions import (
+    ClipPrediction,
+    ObjectMotions,
+    PredictionError,
+    PredictionIndex,
+    write_clip,
+    write_index,
+)
 from evaluation.streetworld import score_streetworld
 from pipeline.errors import ConfigError, InstanceMotionError, ShardError
 from pipeline.streetworld.truth import TRUTH_FILE, read_truth
@@ -431,10 +438,21 @@ def test_a_picture_has_image_truth_prediction_and_error(ranking: Ranking, street
 
 
 def test_a_frame_is_not_both_best_and_worst(streets: Path, street_shards: Path) -> None:
-    one = predictions_of(streets, {"test_0001": EVEN["test_0001"]})
-    found = best_and_worst(one, street_shards, streets, count=3)
+    (clip,) = predictions_of(streets, {"test_0001": EVEN["test_0001"]})
+    found = best_and_worst([clip], street_shards, streets, count=3)
     assert len(found.best) == len(found.worst) == 1
     assert places(found.best) != places(found.worst)
+    single = replace(
+        clip,
+        inverse_depth=clip.inverse_depth[:1],
+        labels=clip.labels[:1],
+        later_T_earlier=clip.later_T_earlier[:0],
+        objects=ObjectMotions.empty(),
+        timestamps_s=clip.timestamps_s[:1],
+    )
+    found = best_and_worst([single], street_shards, streets, count=3)
+    assert places(found.best) == ["test_0001, frame 0"]
+    assert not found.worst
 
 
 def test_error_colours_say_near_right_and_deep() -> None:
