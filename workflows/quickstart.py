@@ -39,9 +39,11 @@ from training.loop import train
 from training.networks.build import make_networks
 from training.pictures import colour_disparity
 from training.record import read_metrics
+from workflows.commands import report
 from workflows.commands.build import summary
 from workflows.demo import show
 from workflows.demo_picture import demo_picture, scene_of
+from workflows.report import render as render_page
 from workflows.scoring_masks import score_masks, score_tracks
 from workflows.streetworld import render
 
@@ -90,7 +92,7 @@ def quickstart(out: Path, config: QuickstartConfig, say: Callable[[str], None] =
     learn(out, config, say)
     judge(out, config, say)
     say(
-        f"\nLook at {out / 'demo.jpg'}, the videos in {out / 'demo'}, {out / 'overlay.mp4'} and {out / 'depth.png'}."
+        f"\nLook at {out / 'report.html'}, {out / 'demo.jpg'}, the videos in {out / 'demo'} and {out / 'overlay.mp4'}."
     )
 
 
@@ -181,6 +183,20 @@ def judge(out: Path, config: QuickstartConfig, say: Callable[[str], None]) -> No
     with _step(say, f"instance-motion demo {streets / 'test'} --checkpoint {run} --out {out / 'demo'}"):
         show(shards, predictions, out / "demo", quiet=True)
         write_picture(out / "demo.jpg", demo_still(shards, predictions))
+
+    with _step(
+        say, f"instance-motion report {run} --out {out / 'report.html'} --predictions {predictions} ..."
+    ):
+        arguments = report.Arguments(
+            run,
+            out=out / "report.html",
+            predictions=predictions,
+            shards=shards,
+            truth=streets / "test",
+            figures=tuple(f"{name}={out / 'figures' / name}.json" for name in figures_of),
+            demo=out / "demo",
+        )
+        publish(arguments.out, render_page(report.make_page(arguments)).encode())
 
 
 def training_config(shards: Path, config: QuickstartConfig) -> TrainConfig:

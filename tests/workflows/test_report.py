@@ -543,8 +543,7 @@ def test_a_run_alone_is_enough(given: Arguments) -> None:
 
 def test_a_demo_s_videos_are_linked(given: Arguments, tmp_path: Path) -> None:
     demo = tmp_path / "demo"
-    write_index(demo / "predictions", PredictionIndex(checkpoint="made", size=(8, 8), clips=("a/b 1",)))
-    (demo / "a").mkdir()
+    (demo / "a").mkdir(parents=True)
     (demo / "a" / "b 1.mp4").write_bytes(b"video")
     assert command.run(Arguments(given.run, given.out, demo=demo)) == 0
     page = given.out.read_text()

@@ -201,16 +201,22 @@ def _links(arguments: Arguments) -> list[Link]:
         clips += [(clip, _texts(text, clip)) for clip in read_index(arguments.predictions).clips]
     if arguments.demo is not None:
         found += links("demo", {"folder": arguments.demo})
-        for clip in read_index(arguments.demo / "predictions").clips:
-            clips.append(
-                (f"demo: {clip}", {"video": arguments.demo / f"{clip}.mp4", **_texts(arguments.demo, clip)})
-            )
+        for clip, video in _videos(arguments.demo):
+            clips.append((f"demo: {clip}", {"video": video, **_texts(arguments.demo, clip)}))
     for clip, files in clips[:MAX_CLIPS]:
         found += links(clip, files)
     if clips[MAX_CLIPS:]:
         folder = arguments.demo or arguments.predictions
         found += links(f"and {len(clips) - MAX_CLIPS} clips more", {"in their folder": folder or Path()})
     return found
+
+
+def _videos(demo: Path) -> list[tuple[str, Path]]:
+    """(clip name, video) of a folder that `demo` wrote."""
+    videos = sorted(demo.rglob("*.mp4"))
+    if not videos:
+        raise ReportError(f"{demo}: holds no video; give the folder that `demo` wrote")
+    return [(video.relative_to(demo).with_suffix("").as_posix(), video) for video in videos]
 
 
 def _texts(folder: Path, clip: str) -> dict[str, Path]:
