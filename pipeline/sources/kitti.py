@@ -86,6 +86,25 @@ def read_calibration(path: Path) -> dict[str, np.ndarray]:
     return values
 
 
+def raw_camera(calibration: Path, number: str, size: tuple[int, int], name: str) -> Camera:
+    """The rectified camera `number` ("02") of a calib_cam_to_cam.txt.
+
+    Args:
+        size: width and height of the frames of the clip `name`.
+
+    Raises:
+        SourceError: the file is missing, holds no such camera, or was made for other frames.
+    """
+    values = read_calibration(calibration)
+    rectified = _entry(calibration, values, f"S_rect_{number}", 2)
+    if tuple(rectified) != size:
+        raise SourceError(
+            f"{show(calibration)}: made for {rectified[0]:.0f}x{rectified[1]:.0f} frames, {name} has "
+            f"{size[0]}x{size[1]}; use the rectified ('sync') images of the same date"
+        )
+    return _camera(_entry(calibration, values, f"P_rect_{number}", 12), size)
+
+
 def _open_raw(name: str, paths: list[Path], given: Intrinsics | None) -> Clip:
     camera_folder = paths[0].parent.parent
     number = camera_folder.name[-2:]
@@ -94,14 +113,7 @@ def _open_raw(name: str, paths: list[Path], given: Intrinsics | None) -> Clip:
     def camera(size: tuple[int, int]) -> Camera:
         if given is not None:
             return given.camera(size)
-        values = read_calibration(calibration)
-        rectified = _entry(calibration, values, f"S_rect_{number}", 2)
-        if tuple(rectified) != size:
-            raise SourceError(
-                f"{show(calibration)}: made for {rectified[0]:.0f}x{rectified[1]:.0f} frames, {name} has "
-                f"{size[0]}x{size[1]}; use the rectified ('sync') images of the same date"
-            )
-        return _camera(_entry(calibration, values, f"P_rect_{number}", 12), size)
+        return raw_camera(calibration, number, size, name)
 
     times_file = camera_folder / "timestamps.txt"
     return image_clip(name, paths, camera, _times(times_file, paths))

@@ -7,6 +7,7 @@ Kinds are tried in this order; the first one that fits is taken:
     a folder with leftImg8bit_sequence/ (or that folder itself)     cityscapes
     <...>/image_02/data or image_03/data                            kitti-raw
     <...>/image_2 or image_3 beside calib.txt                       kitti-odometry
+    [training/]image_2 beside calib_cam_to_cam/                     kitti-scene-flow
     a folder with video files anywhere below it                     video
     a folder with images anywhere below it                          images
 
@@ -35,11 +36,14 @@ from pipeline.sources.kitti import (
     odometry_sequences,
     raw_drives,
 )
+from pipeline.sources.kitti_scene_flow import scene_flow_clips, scene_flow_root
 from pipeline.sources.naming import files_below, natural_key, show, unique_names
 from pipeline.sources.selection import select_clip, select_frames
 from pipeline.sources.video import VIDEO_SUFFIXES
 
-Kind = Literal["auto", "video", "images", "kitti-raw", "kitti-odometry", "cityscapes", "streetworld"]
+Kind = Literal[
+    "auto", "video", "images", "kitti-raw", "kitti-odometry", "kitti-scene-flow", "cityscapes", "streetworld"
+]
 
 
 _REFUSALS = 3  # clips whose camera may be refused before the camera itself is blamed
@@ -143,6 +147,7 @@ def detect_kind(path: Path) -> Kind:
         "kitti-odometry": any(
             (folder / ODOMETRY_CALIBRATION).exists() for folder in odometry_sequences(path)
         ),
+        "kitti-scene-flow": scene_flow_root(path) is not None,
     }
     fitting = [kind for kind, fits in data_sets.items() if fits]
     if not fitting:
@@ -154,7 +159,7 @@ def detect_kind(path: Path) -> Kind:
         raise SourceError(
             f"{show(path)}: no clips found; looked for streetworld (camera.json beside video.mp4), "
             f"Cityscapes (leftImg8bit_sequence), KITTI raw (image_02/data), KITTI odometry (calib.txt beside "
-            f"image_2), videos ({' '.join(sorted(VIDEO_SUFFIXES))}) and "
+            f"image_2), KITTI 2015 scene flow (image_2 beside calib_cam_to_cam), videos ({' '.join(sorted(VIDEO_SUFFIXES))}) and "
             f"images ({' '.join(sorted(IMAGE_SUFFIXES))})"
         )
     return fitting[0]
@@ -171,6 +176,8 @@ def _candidates(path: Path, kind: Kind, given: Intrinsics | None, config: Source
         return kitti_raw_clips(path, given)
     if kind == "kitti-odometry":
         return kitti_odometry_clips(path, given)
+    if kind == "kitti-scene-flow":
+        return scene_flow_clips(path, given)
     return cityscapes_clips(path, given, config.fps)
 
 

@@ -153,7 +153,7 @@ class SceneFlow(Printed):
     """KITTI 2015 scene flow: D1, D2, Fl and SF, on background, moving cars and all."""
 
     predictions: tyro.conf.Positional[str]
-    """Predictions of clips called 000000, 000001, ... of two frames each; or a folder with disp_0, disp_1, flow
+    """Predictions of the pairs (`build` makes clips of KITTI 2015's folder); or a folder with disp_0, disp_1, flow
     as for a submission; or a run (with --shards)."""
     truth: tyro.conf.Positional[Path]
     """Folder of KITTI 2015 scene flow that holds training/."""

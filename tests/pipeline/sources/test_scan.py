@@ -263,6 +263,31 @@ def test_kitti_odometry_at_every_level(tmp_path):
     )
 
 
+def test_kitti_scene_flow_pairs_are_clips_of_two(tmp_path):
+    for part, pairs in (("training", (0, 7)), ("testing", (3,))):
+        folder = tmp_path / "kitti2015" / part
+        images(folder / "image_2", [f"{pair:06d}_{frame}.png" for pair in pairs for frame in (10, 11)])
+        (folder / "calib_cam_to_cam").mkdir()
+        for pair in pairs:
+            (folder / "calib_cam_to_cam" / f"{pair:06d}.txt").write_text(RAW_CALIBRATION)
+    for level in (tmp_path / "kitti2015", tmp_path / "kitti2015" / "training"):
+        first, second = good(scan(level, SourceConfig()))
+        assert (first.name, second.name) == ("000000", "000007")
+        assert first.frame_names == ("000000_10", "000000_11")
+        np.testing.assert_allclose(first.camera.K, [[60, 0, 31], [0, 61, 23], [0, 0, 1]])
+        np.testing.assert_allclose(first.timestamps_s, [0, 0.1])
+    training = tmp_path / "kitti2015" / "training"
+    (training / "image_2" / "000007_11.png").unlink()
+    (training / "calib_cam_to_cam" / "000000.txt").write_text(RAW_CALIBRATION.replace("6.400000e+01", "1392"))
+    size, missing = scan(training, SourceConfig())
+    assert isinstance(size, BadClip)
+    assert "made for 1392x48 frames" in size.reason
+    assert isinstance(missing, BadClip)
+    assert "000007_11.png: missing" in missing.reason
+    with pytest.raises(SourceError, match="holds no image_2 beside calib_cam_to_cam"):
+        scan(tmp_path / "kitti2015" / "testing" / "image_2", SourceConfig(kind="kitti-scene-flow"))
+
+
 def test_the_real_kitti_drive(test_data):
     if not (test_data / "kitti_raw").is_dir():
         pytest.skip(f"no {test_data / 'kitti_raw'}")
