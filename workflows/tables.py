@@ -70,8 +70,21 @@ Line = Mapping[int, Cell]
 """Cells by the index of their column."""
 
 
-def read_measured(path: Path) -> Measured:
+def measured_of(given: str) -> Measured:
+    """What a user gives: FILE, which names its table and row, or TABLE/ROW=FILE, a list of figures alone.
+
+    Raises:
+        MeasuredError, ConfigError: see `read_measured`.
+    """
+    named = re.fullmatch(r"(\d+)/([^=]+)=(.+)", given)
+    return read_measured(Path(named[3]), (int(named[1]), named[2])) if named else read_measured(Path(given))
+
+
+def read_measured(path: Path, place: tuple[int, str] | None = None) -> Measured:
     """One file, checked: its table and row exist, and some of its figures belong to them.
+
+    Args:
+        place: number of the table and name of the row, where the file holds figures alone.
 
     Raises:
         MeasuredError: the file is missing or damaged, or has no figure of its table.
@@ -87,6 +100,8 @@ def read_measured(path: Path) -> Measured:
         if isinstance(error, MeasuredError):
             raise
         raise MeasuredError(f"{path}: not JSON ({' '.join(str(error).split())})") from None
+    if place is not None:
+        data = {"table": place[0], "row": place[1], "figures": data}
     measured = _measured(path, data)
     try:
         row_cells(measured)

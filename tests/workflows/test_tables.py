@@ -19,6 +19,7 @@ from workflows.tables import (
     Measured,
     MeasuredError,
     measured_lines,
+    measured_of,
     read_measured,
     row_cells,
     tables_json,
@@ -168,6 +169,19 @@ def test_what_evaluate_writes_is_read_back(tmp_path: Path) -> None:
     assert here.split() == ["here", "0.111", "not", "run", "-"]
 
 
+def test_a_list_that_evaluate_wrote_is_placed_on_the_command_line(tmp_path: Path) -> None:
+    path = tmp_path / "depth.json"
+    path.write_text(figures_json([depth_figure(0.111)]))
+    measured = measured_of(f"4/ResNet18 K={path}")
+    assert measured == Measured(table=4, row="ResNet18 K", figures=(depth_figure(0.111),))
+    itself = written(tmp_path, {"table": 2, "row": "geo", "figures": json.loads(path.read_text())})
+    assert measured_of(str(itself)).row == "geo"
+    with pytest.raises(ConfigError, match="ResNet9 K"):
+        measured_of(f"4/ResNet9 K={path}")
+    with pytest.raises(MeasuredError, match="table"):
+        measured_of(str(path))  # a list does not say where it belongs
+
+
 def test_json_has_published_text_and_measured_figures() -> None:
     measured = Measured(
         table=4, row="ResNet18 C", figures=(depth_figure(0.2), depth_figure(math.nan, "SqRel, all"))
@@ -226,7 +240,7 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
 
 def test_the_command_prints_both_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path, GOOD)
-    assert command.run(command.Arguments(table=(4,), measured=(path,))) == 0
+    assert command.run(command.Arguments(table=(4,), measured=(str(path),))) == 0
     assert capsys.readouterr().out == tables_text([4], [read_measured(path)]) + "\n"
-    assert command.run(command.Arguments(table=(4,), measured=(path,), json=True)) == 0
+    assert command.run(command.Arguments(table=(4,), measured=(str(path),), json=True)) == 0
     assert json.loads(capsys.readouterr().out)[0]["number"] == 4
