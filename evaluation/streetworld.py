@@ -8,7 +8,7 @@ translations of its objects; the camera has its own, one a snippet.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ MIN_SHARE = 64 / (208 * 64)
 SAME_SPEED = 0.2
 """A car keeps the camera's velocity when the two differ by at most this share of the camera's."""
 PROTOCOL = "streetworld, exact truth, nearest pixel, no sky, 80 m"
+MEDIAN_SCALE = "median(true) / median(predicted) depth of each image, for its objects' translations too"
 REGIONS = ("all", "background", "object", "moving", "parked", "cars at the camera's speed")
 
 
@@ -154,7 +155,7 @@ def score_clip(clip: ClipPrediction, truth: StoredTruth) -> Scores:
 
 def figures(scores: Scores) -> list[Figure]:
     """Ratios of the sums, each with what it counts."""
-    by_image = f"{PROTOCOL}, median scale an image, true masks"
+    by_image = f"{PROTOCOL}, true masks"
     same = scores.regions.get(REGIONS[-1], DepthTally()).pooled
     scales = np.array(scores.scales)
     spread = float(scales.std() / scales.mean()) if len(scales) else float("nan")
@@ -164,17 +165,20 @@ def figures(scores: Scores) -> list[Figure]:
         ("infinite depth share of the true depth, moving cars", scores.true_infinite,
          f"deeper than {depth.FAR:g}x ground contact"),
     )  # fmt: skip
-    return [
+    scaled = [
         *depth.figures({name: scores.regions.get(name, DepthTally()) for name in REGIONS}, by_image),
         Figure(name=f"signed depth error, {REGIONS[-1]}", value=same.mean_signed, unit="fraction",
                protocol=f"{by_image}; pixel-pooled", count=same.pixels),
         *(Figure(name=name, value=share.value, unit="fraction", protocol=f"{by_image}; {what}",
                  count=share.whole) for name, share, what in shares),
+        *objects.figures(scores.errors, scores.found,
+                         f"streetworld, exact truth, majority true id, from {MIN_SHARE:.2%} of the image"),
+    ]  # fmt: skip
+    return [
+        *(replace(figure, scale=MEDIAN_SCALE) for figure in scaled),
         Figure(name="spread of the median scale", value=spread, unit="fraction",
                protocol=f"{PROTOCOL}; standard deviation over mean, all images", count=len(scales)),
         *odometry.figures(scores.full, scores.tails, scores.pairs, "streetworld, exact truth"),
-        *objects.figures(scores.errors, scores.found,
-                         f"streetworld, exact truth, majority true id, from {MIN_SHARE:.2%} of the image, median scale an image"),
     ]  # fmt: skip
 
 

@@ -277,3 +277,13 @@ def test_predictions_of_other_streets_are_refused(truths: dict[str, Truth], stre
     late = replace(clip, timestamps_s=clip.timestamps_s + 0.03)
     with pytest.raises(PredictionError, match=r"up to 0\.030 s from those of its truth"):
         score_streetworld([late], streets)
+
+
+def test_figures_that_depend_on_a_scale_say_how_it_was_chosen() -> None:
+    truth = paper_truth()
+    clip = truth_as_prediction(truth, "paper")
+    found = figures(score_clip(clip, stored_truth(truth, clip)))
+    scaled = [each for each in found if each.name.startswith(("AbsRel", "far share", "object translation"))]
+    assert len(scaled) > 10
+    assert all("median" in each.scale for each in scaled)
+    assert not any(each.scale for each in found if each.name.startswith("camera"))
