@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,11 @@ def figures_json(figures: Iterable[Figure]) -> str:
     for row in rows:
         row["value"] = row["value"] if math.isfinite(row["value"]) else None
     return json.dumps(rows, indent=1, allow_nan=False) + "\n"
+
+
+def nan_for_null(row: Any) -> Any:
+    """A row as `figures_json` wrote it, null read as NaN again; anything else as it is."""
+    return {**row, "value": math.nan} if isinstance(row, dict) and row.get("value", 0) is None else row
 
 
 def figures_table(figures: Iterable[Figure]) -> str:

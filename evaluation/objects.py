@@ -154,6 +154,7 @@ def _translation(errors: ObjectErrors, protocol: str) -> list[Figure]:
     moving = errors.moving
     error, true = errors.error_m[moving], errors.true_m[moving]
     relative, count = error / true, int(moving.sum())
+    speed_error = np.abs(errors.estimated_m - errors.true_m)[moving] / errors.dt_s[moving]
     _, of_track = np.unique(errors.track[moving], return_inverse=True)
     tracks = np.bincount(of_track)
     track_means = np.bincount(of_track, weights=relative) / tracks
@@ -169,6 +170,7 @@ def _translation(errors: ObjectErrors, protocol: str) -> list[Figure]:
         _figure("object translation error, relative, mean over tracks", track_means.sum(), len(tracks),
                 "fraction", f"{of}; mean over tracks of each track's mean"),
         _figure("object translation error", error.sum(), count, "m", f"{of}; mean"),
+        _figure("object speed error", speed_error.sum(), count, "m/s", f"{of}; |estimated - true speed|, mean"),
         _figure("object direction cosine", errors.cosine[moving].sum(), count, "cosine", of),
         pooled("object displacement, estimated over true", errors.estimated_m[moving]),
     ]  # fmt: skip

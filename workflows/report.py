@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from evaluation.figure import Figure
+from evaluation.figure import Figure, nan_for_null
 from pipeline.configuration import from_dict
 from pipeline.errors import InstanceMotionError
 
@@ -164,7 +164,7 @@ def read_figures(path: Path) -> list[Figure]:
         data = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(data, list):
             raise ReportError(f"expected a list, found {type(data).__name__}")
-        return [_figure(row, f"figure {number}") for number, row in enumerate(data, 1)]
+        return [from_dict(Figure, nan_for_null(row), f"figure {n}") for n, row in enumerate(data, 1)]
     except (OSError, ValueError, TypeError, RecursionError) as error:
         what = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
         raise ReportError(f"{path}: no figures as `evaluate ... --json` prints them ({what})") from None
@@ -196,12 +196,6 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> str:
         key += ', <span class="validation">validation</span> (dots)'
     drawn = "".join(_chart(name, kinds) for name, kinds in charts.items())
     return f'<p class="note">Against steps: {key}.</p><div class="charts">{drawn}</div>' if drawn else ""
-
-
-def _figure(row: Any, where: str) -> Figure:
-    if isinstance(row, dict) and row.get("value", 0) is None:
-        row = {**row, "value": math.nan}
-    return from_dict(Figure, row, where)
 
 
 def _text(text: str) -> str:

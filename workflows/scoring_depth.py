@@ -8,12 +8,14 @@ no figure means anything.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import cv2
 import numpy as np
+import tyro
 from tqdm import tqdm
 
 from evaluation import depth_protocols
@@ -46,31 +48,34 @@ CONSTANT = "constant"
 
 @dataclass(frozen=True, kw_only=True)
 class DepthBenchmark:
-    """What is scored, and against what.
+    """What is scored, and against what; the command line of `evaluate depth`."""
 
-    predictions: path of predictions, a run or checkpoint, CONSTANT, or UNTRAINED and a run
-    truth:       folder of the benchmark's truth
-    split:       list of images
-    images:      folder of the images for a run; None: with the truth
-    size:        width and height at which a run sees them; None: as it was trained
-    scale_m:     metres a predicted unit; None: each image's median
-    masks:       shard set whose masks tell objects from background, if any
-    available:   leave out images whose truth is not there
-    """
-
-    predictions: str
-    truth: Path
+    predictions: tyro.conf.Positional[str]
+    """Predictions (folder, array, PNGs), a run or checkpoint, untrained:RUN, or `constant`."""
+    truth: tyro.conf.Positional[Path]
+    """Folder of the truth: KITTI raw with velodyne_points, annotated depth, or Cityscapes."""
     split: Path
+    """List of the benchmark's images."""
     protocol: ProtocolName = "kitti-eigen"
+    """Which benchmark's rules."""
     kind: Kind | None = None
+    """What arrays hold: depth or disparity."""
     key: str = ""
+    """Which array of an .npz file."""
     images: Path | None = None
+    """Folder of the images that a run is to see; none: they are with the truth."""
     size: tuple[int, int] | None = None
+    """Width and height at which a run sees them; none: as it was trained."""
     scale_m: float | None = None
+    """Metres a predicted unit; none: each image's median."""
     masks: Path | None = None
+    """Shard set of the images whose masks tell objects from background."""
     layer: str = "default"
+    """Masks layer."""
     available: bool = False
+    """Leave out images whose truth is not there."""
     device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1."""
 
     def __post_init__(self) -> None:
         if self.protocol not in get_args(ProtocolName):
@@ -90,10 +95,10 @@ def score_depth(benchmark: DepthBenchmark, quiet: bool = False) -> list[Figure]:
         raise GroundTruthError(f"{benchmark.truth}: has the truth of no image in {benchmark.split}")
     maps, frames = _maps(benchmark, every, chosen)
     wanted = set(chosen)
-    masks_of = _masks(benchmark, chosen)
     total = DepthScore()
-    bar = tqdm(total=len(chosen), unit="image", desc="score", disable=quiet)
-    with bar:
+    with ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=len(chosen), unit="image", desc="score", disable=quiet))
+        masks_of = _masks(benchmark, chosen, stack)
         for frame, predicted in zip(frames, maps, strict=True):
             if frame not in wanted:
                 continue
@@ -193,12 +198,12 @@ def _image(root: Path, frame: Frame) -> np.ndarray:
 
 
 def _masks(
-    benchmark: DepthBenchmark, frames: Sequence[Frame]
+    benchmark: DepthBenchmark, frames: Sequence[Frame], stack: ExitStack
 ) -> Callable[[Frame, tuple[int, ...]], dict[str, np.ndarray]]:
     """From an image and its truth's shape to the masks of objects and background, if there are any."""
     if benchmark.masks is None:
         return lambda frame, shape: {}
-    shards = ShardSet(benchmark.masks)
+    shards = stack.enter_context(ShardSet(benchmark.masks))
     places = dict(zip(frames, own_frames([clip.name for clip in shards.manifest.clips], frames), strict=True))
 
     def masks_of(frame: Frame, shape: tuple[int, ...]) -> dict[str, np.ndarray]:

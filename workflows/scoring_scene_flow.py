@@ -7,6 +7,7 @@ Anybody's: FOLDER/disp_0/NNNNNN_10.png, and disp_1 and flow if there are any, as
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +33,7 @@ from workflows.prediction_sources import is_predictions, is_run, predicted_clips
 
 ORIGIN = "write one for every pair, as for a submission to the benchmark"
 FLOW_ORIGIN = "write the flow of every pair as the benchmark has it"
+BORDERS = "stored frames were cut, and their borders repeated where they are not predicted"
 Scale = Literal["median", "constant", "metric"]
 """Of each pair its own; one for all pairs, the median of these; or none: predictions are in metres."""
 
@@ -79,13 +81,14 @@ def score_scene_flow(
             scene_flow.image_scale(of_clip(clips[true.pair], true), true)
             for true in _read(truth, wanted, extent)
         )
-    total = SceneFlowScore()
+    total, cut = SceneFlowScore(), False
     for true in _read(truth, wanted, extent):
+        cut |= _is_cut(clips[true.pair], true)
         flow_px = (
             None if flow is None else read_flow_png(flow / f"{true.name}_10.png", true.size, FLOW_ORIGIN)[0]
         )
         total += scene_flow.score_pair(of_clip(clips[true.pair], true), true, factor, second, flow_px)
-    return scene_flow.figures(
+    found = scene_flow.figures(
         total,
         factor,
         scale_from="median of the pairs' own",
@@ -93,6 +96,7 @@ def score_scene_flow(
         flow_from="" if flow is None else str(flow),
         extent=extent,
     )
+    return [replace(each, protocol=f"{each.protocol}; {BORDERS}") for each in found] if cut else found
 
 
 def of_clip(clip: ClipPrediction, truth: SceneFlowTruth) -> PairPrediction:
@@ -116,6 +120,13 @@ def of_clip(clip: ClipPrediction, truth: SceneFlowTruth) -> PairPrediction:
         motions=dict(zip(clip.objects.label.tolist(), clip.objects.motion, strict=True)),
         later_inverse_depth=second,
     )
+
+
+def _is_cut(clip: ClipPrediction, truth: SceneFlowTruth) -> bool:
+    """Whether the stored frames lack a column or row of the image."""
+    x0, y0, x1, y1 = shown_box(clip.K, clip.size, truth.K)
+    width, height = truth.size
+    return x0 >= 0.5 or y0 >= 0.5 or x1 <= width - 1.5 or y1 <= height - 1.5
 
 
 def _whole(inverse_depth: np.ndarray, shown: Box, size: tuple[int, int]) -> np.ndarray:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.figure import Figure
+from evaluation.figure import Figure, nan_for_null
 from evaluation.published import TABLES, Column, Row, Table, published_table
 from pipeline.configuration import from_dict, to_dict
 from pipeline.errors import ConfigError, InstanceMotionError
@@ -188,10 +188,7 @@ def _measured(path: Path, data: Any) -> Measured:
             "`evaluate --json` prints them"
         )
     if isinstance(data["figures"], list):
-        data["figures"] = [
-            {**each, "value": math.nan} if isinstance(each, dict) and each.get("value", 0) is None else each
-            for each in data["figures"]
-        ]
+        data["figures"] = [nan_for_null(each) for each in data["figures"]]
     try:
         return from_dict(Measured, data, "measured")
     except (ConfigError, TypeError) as error:

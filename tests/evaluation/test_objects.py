@@ -58,6 +58,9 @@ def test_half_the_way_is_an_error_of_a_half_in_the_right_direction() -> None:
     assert found["object translation error, relative"] == pytest.approx(0.5)
     assert found["object direction cosine"] == pytest.approx(1)
     assert found["object displacement, estimated over true"] == pytest.approx(0.5)
+    assert found["object speed error"] == pytest.approx(
+        5
+    )  # 5 m/s where 10 are true: a metre in a tenth of a second
     assert values(one(rigid((1, 0, 0)), rigid((0, 0, 1))))["object direction cosine"] == 0
 
 

@@ -132,6 +132,16 @@ def test_frames_that_were_cut_at_the_sides_are_put_where_they_belong(
     assert found["D1, all"] == found["D1, fg"] == found["Fl, fg"] == 0
 
 
+@pytest.mark.parametrize(("columns", "said"), [(slice(8, W - 8), True), (slice(None), False)])
+def test_borders_that_were_not_predicted_are_in_the_protocol(
+    columns: slice, said: bool, kitti: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    own = predictions(tmp_path / "p", columns=columns)
+    command = ("evaluate", "scene-flow", str(own), str(kitti), "--json", "--pairs", "0", "--quiet")
+    rows = json.loads(run(capsys, *command)[1])
+    assert all(("stored frames were cut" in row["protocol"]) == said for row in rows)
+
+
 def test_images_as_for_a_submission(kitti: Path, tmp_path: Path, capsys: Capture) -> None:
     depth, car = scene()
     moved = move(depth, K, CAMERA, car.astype(np.int64), {1: CAR})

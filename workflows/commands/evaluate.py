@@ -24,7 +24,6 @@ from typing import Annotated
 import tyro
 
 from evaluation.alignment import Rule
-from evaluation.depth_files import Kind
 from evaluation.figure import Figure, figures_json, figures_table
 from evaluation.ground_truth.scene_flow import Extent
 from evaluation.leaks import NEAR, find_leaks, leaks_text, read_images
@@ -37,7 +36,7 @@ from pipeline.configuration import to_dict
 from pipeline.shards.hdf5 import publish
 from pipeline.shards.reader import ShardSet
 from workflows.prediction_sources import predicted_clips
-from workflows.scoring_depth import DepthBenchmark, ProtocolName, score_depth
+from workflows.scoring_depth import DepthBenchmark, score_depth
 from workflows.scoring_masks import score_masks, score_tracks
 from workflows.scoring_odometry import score_odometry
 from workflows.scoring_scene_flow import Scale, score_scene_flow
@@ -54,35 +53,8 @@ class Printed:
 
 
 @dataclass(frozen=True)
-class Depth(Printed):
+class Depth(DepthBenchmark, Printed):
     """Depth on a benchmark's images."""
-
-    predictions: tyro.conf.Positional[str]
-    """Predictions (folder, array, PNGs), a run or checkpoint, untrained:RUN, or `constant`."""
-    truth: tyro.conf.Positional[Path]
-    """Folder of the truth: KITTI raw with velodyne_points, annotated depth, or Cityscapes."""
-    split: Path
-    """List of the benchmark's images."""
-    protocol: ProtocolName = "kitti-eigen"
-    """Which benchmark's rules."""
-    kind: Kind | None = None
-    """What arrays hold: depth or disparity."""
-    key: str = ""
-    """Which array of an .npz file."""
-    images: Path | None = None
-    """Folder of the images that a run is to see; none: they are with the truth."""
-    size: tuple[int, int] | None = None
-    """Width and height at which a run sees them; none: as it was trained."""
-    scale_m: float | None = None
-    """Metres a predicted unit; none: each image's median."""
-    masks: Path | None = None
-    """Shard set of the images whose masks tell objects from background."""
-    layer: str = DEFAULT_LAYER
-    """Masks layer."""
-    available: bool = False
-    """Leave out images whose truth is not there."""
-    device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda, cuda:1."""
 
 
 @dataclass(frozen=True)
@@ -235,8 +207,7 @@ def _figures(arguments: Depth | Odometry | Motion | Objects | Tracks | SceneFlow
             quiet=arguments.quiet,
         )
     if isinstance(arguments, Depth):
-        shared = {name: getattr(arguments, name) for name in DepthBenchmark.__dataclass_fields__}
-        return score_depth(DepthBenchmark(**shared), quiet=arguments.quiet)
+        return score_depth(arguments, quiet=arguments.quiet)
     if isinstance(arguments, Odometry):
         return score_odometry(
             arguments.estimate,
