@@ -1,31 +1,22 @@
-"""Scene flow errors: scenes whose truth is known on paper, and the same counted by a second implementation."""
+"""Scene flow errors: what counts as an outlier, where, and what the figures say."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import cache, reduce
-from operator import add
-from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from evaluation.depth import Share
 from evaluation.figure import Figure
-from evaluation.ground_truth.scene_flow import SceneFlowTruth
 from evaluation.predictions import PredictionError
 from evaluation.scene_flow import (
     MEDIAN_SCALE,
     METRIC,
-    PairPrediction,
     RegionShares,
     SceneFlowEstimate,
     SceneFlowScore,
-    constant_scale,
     count_outliers,
     estimate_pair,
     figures,
@@ -34,106 +25,21 @@ from evaluation.scene_flow import (
     move,
     score_pair,
 )
-from pipeline.streetworld.truth import FLOW_DEFINED, read_truth
-from tests.evaluation.made import rigid, truth_as_prediction
-
-K = np.array([[700.0, 0, 60.3], [0, 690, 20.1], [0, 0, 1]])
-BASELINE_M = 0.54
-HEIGHT, WIDTH = 40, 120
-CAMERA = rigid((0.1, -0.05, -0.9), yaw_deg=1.2, pitch_deg=-0.4)  # drives ahead, in a bend
-CAR = rigid((0.6, 0.02, 1.3), yaw_deg=-3.0)
-MEASURES = ("d1", "d2", "fl", "sf")
-STREET = np.zeros((HEIGHT, WIDTH), np.uint8)
-STREET[12:30, 30:70] = 3  # the car
-
-
-def plane_depth(
-    K: np.ndarray, normal: tuple[float, float, float], offset: float, size: tuple[int, int]
-) -> np.ndarray:
-    """Depth of the plane normal . X = offset; its inverse is affine in the pixel."""
-    v, u = np.mgrid[: size[1], : size[0]]
-    rays = np.linalg.inv(K) @ np.stack([u, v, np.ones_like(u)]).reshape(3, -1)
-    return (offset / (np.array(normal) @ rays)).reshape(size[1], size[0])
-
-
-GROUND_M = plane_depth(K, (0.02, 0.3, 0.1), 2.0, (WIDTH, HEIGHT))
-CAR_M = plane_depth(K, (-0.3, 0.1, 1.0), 8.0, (WIDTH, HEIGHT))
-DEPTH_M = np.where(STREET > 0, CAR_M, GROUND_M)
-
-
-def truth_of(
-    d0: np.ndarray, d1: np.ndarray, flow: np.ndarray, flow_valid: np.ndarray, objects: np.ndarray
-) -> SceneFlowTruth:
-    return SceneFlowTruth(
-        pair=0,
-        disparity_0_px=d0,
-        disparity_1_px=d1,
-        flow_px=flow,
-        flow_valid=flow_valid,
-        object_map=objects,
-        K=K,
-        baseline_m=BASELINE_M,
-    )
-
-
-def by_points(
-    depth: np.ndarray, K: np.ndarray, camera: np.ndarray, labels: np.ndarray, motions: dict[int, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Depth and flow of every pixel, a point at a time, with numbers instead of matrices."""
-    height, width = depth.shape
-    later, flow = np.full(depth.shape, np.nan), np.full((height, width, 2), np.nan)
-    f, g, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
-    for v in range(height):
-        for u in range(width):
-            z = float(depth[v, u])
-            X = [(u - cx) / f * z, (v - cy) / g * z, z]
-            for T in (motions.get(int(labels[v, u]), np.eye(4)), camera):
-                X = [sum(T[i, k] * X[k] for k in range(3)) + T[i, 3] for i in range(3)]
-            if X[2] > 0:
-                later[v, u] = X[2]
-                flow[v, u] = f * X[0] / X[2] + cx - u, g * X[1] / X[2] + cy - v
-    return later, flow
-
-
-@cache
-def street_truth() -> SceneFlowTruth:
-    later, flow = by_points(DEPTH_M, K, CAMERA, STREET, {3: CAR})
-    fb = K[0, 0] * BASELINE_M
-    return truth_of(fb / DEPTH_M, fb / later, flow, np.ones_like(STREET, bool), STREET)
-
-
-def street_prediction(scale: float = 1.0) -> PairPrediction:
-    """The truth, in units of `scale` metres."""
-
-    def in_units(motion: np.ndarray) -> np.ndarray:
-        scaled = motion.copy()
-        scaled[:3, 3] /= scale
-        return scaled
-
-    return PairPrediction(
-        inverse_depth=scale / DEPTH_M,
-        later_T_earlier=in_units(CAMERA),
-        labels=STREET,
-        motions={3: in_units(CAR)},
-    )
-
-
-def percent(score: SceneFlowScore) -> dict[str, list[float]]:
-    """bg, fg, all of every measure."""
-    return {
-        name: [
-            100 * share.value
-            for share in (
-                getattr(score, name).background,
-                getattr(score, name).foreground,
-                getattr(score, name).all,
-            )
-        ]
-        for name in MEASURES
-    }
-
-
-NONE = {name: [0.0, 0.0, 0.0] for name in MEASURES}
+from tests.evaluation.made import rigid
+from tests.evaluation.scene_flow_scenes import (
+    CAMERA,
+    DEPTH_M,
+    HEIGHT,
+    MEASURES,
+    NONE,
+    STREET,
+    WIDTH,
+    K,
+    percent,
+    street_prediction,
+    street_truth,
+    truth_of,
+)
 
 
 def test_a_perfect_estimate_of_a_moving_plane_has_no_outlier() -> None:
@@ -333,326 +239,6 @@ def test_empty_truth_counts_nothing() -> None:
     assert score_pair(street_prediction(), truth) == SceneFlowScore()
     assert score_pair(street_prediction(), truth, METRIC) == SceneFlowScore(pairs=1)
     assert all(math.isnan(each.value) and each.count == 0 for each in figures(SceneFlowScore()))
-
-
-# Scale rules.
-
-
-@given(st.floats(1e-3, 1e3))
-@settings(max_examples=20, deadline=None)
-def test_a_wrong_scale_costs_nothing_with_the_median_of_each_pair(scale: float) -> None:
-    assert percent(score_pair(street_prediction(scale), street_truth())) == NONE
-    assert image_scale(street_prediction(scale), street_truth()) == pytest.approx(scale)
-
-
-@pytest.mark.parametrize("scale", [0.3, 5.4])
-def test_a_wrong_scale_costs_every_disparity_of_a_metric_prediction_but_no_flow(scale: float) -> None:
-    found = percent(score_pair(street_prediction(scale), street_truth(), METRIC))
-    assert found == {"d1": [100] * 3, "d2": [100] * 3, "fl": [0] * 3, "sf": [100] * 3}
-    assert percent(score_pair(street_prediction(), street_truth(), METRIC)) == NONE
-
-
-def test_one_scale_for_all_pairs_is_right_for_those_that_have_it() -> None:
-    predictions = [street_prediction(scale) for scale in (2.0, 5.0, 5.0)]
-    scale = constant_scale(image_scale(each, street_truth()) for each in predictions)
-    assert scale == pytest.approx(5)
-    total = reduce(add, (score_pair(each, street_truth(), scale) for each in predictions))
-    assert percent(total)["d1"][2] == pytest.approx(100 / 3)
-    assert constant_scale([math.nan, 3.0]) == 3
-    with pytest.raises(PredictionError, match="no pair has a scale"):
-        constant_scale([math.nan])
-
-
-def test_the_scale_is_that_of_all_pixels_with_truth_and_of_no_others() -> None:
-    truth = street_truth()
-    d0 = truth.disparity_0_px.copy()
-    d0[:, 1::2] = 0
-    prediction = street_prediction(2.0)
-    wrong = prediction.inverse_depth.copy()
-    wrong[:, 1::2] *= 50  # there is no truth there
-    prediction = replace(prediction, inverse_depth=wrong)
-    assert image_scale(prediction, replace(truth, disparity_0_px=d0)) == pytest.approx(2)
-
-
-# D2 by sampling, with flow of another origin.
-
-
-def later_ground() -> np.ndarray:
-    """The ground's inverse depth as the second camera sees it: again affine in the pixel."""
-    R, t = CAMERA[:3, :3], CAMERA[:3, 3]
-    normal = np.array([0.02, 0.3, 0.1])
-    turned = R @ normal
-    return 1 / plane_depth(K, tuple(turned), 2.0 + turned @ t, (WIDTH, HEIGHT))
-
-
-def test_sampling_the_second_depth_where_flow_leads_finds_the_moved_point() -> None:
-    labels = np.zeros_like(STREET)
-    prediction = PairPrediction(
-        inverse_depth=1 / GROUND_M, later_T_earlier=CAMERA, labels=labels, later_inverse_depth=later_ground()
-    )
-    truth = street_truth()
-    moved, sampled = (estimate_pair(prediction, truth, second=each) for each in ("moved", "sampled"))  # type: ignore[arg-type]
-    v, u = np.mgrid[:HEIGHT, :WIDTH]
-    assert moved.flow_px is not None
-    x, y = u + moved.flow_px[..., 0], v + moved.flow_px[..., 1]
-    inside = (x >= 0) & (x <= WIDTH - 1) & (y >= 0) & (y <= HEIGHT - 1)
-    assert 0.5 < inside.mean() < 1
-    assert moved.disparity_1_px is not None
-    assert sampled.disparity_1_px is not None
-    np.testing.assert_allclose(sampled.disparity_1_px[inside], moved.disparity_1_px[inside])
-    np.testing.assert_array_equal(sampled.flow_px, moved.flow_px)  # type: ignore[arg-type]
-    # Outside, the border is read.
-    rows, columns = np.clip(y, 0, HEIGHT - 1), np.clip(x, 0, WIDTH - 1)
-    corner = ~inside & (rows % 1 == 0) & (columns % 1 == 0)
-    assert corner.any()
-    expected = later_ground()[rows[corner].astype(int), columns[corner].astype(int)] * K[0, 0] * BASELINE_M
-    np.testing.assert_allclose(sampled.disparity_1_px[corner], expected)
-
-
-def test_a_given_flow_leads_to_the_second_depth_and_is_what_fl_counts() -> None:
-    truth = street_truth()
-    # Depth that differs from column to column: sampling 7 to the right reads that of 7 to the right.
-    later = np.repeat(np.linspace(0.02, 0.2, WIDTH)[None], HEIGHT, axis=0)
-    flow = np.zeros((HEIGHT, WIDTH, 2))
-    flow[..., 0] = 7
-    flow[0, 0] = np.nan
-    prediction = replace(street_prediction(2.0), later_inverse_depth=later)
-    found = estimate_pair(prediction, truth, 2.0, "sampled", flow)
-    assert found.disparity_1_px is not None
-    fb = K[0, 0] * BASELINE_M / 2
-    np.testing.assert_allclose(found.disparity_1_px[1:, :-7], fb * later[1:, 7:])
-    assert math.isnan(found.disparity_1_px[0, 0])
-    assert found.flow_px is flow
-    assert found.disparity_1_px[5, -1] == pytest.approx(fb * 0.2)
-    score = score_pair(street_prediction(), truth, flow_px=truth.flow_px + 100)
-    assert percent(score)["d2"] == [0, 0, 0]  # that of the moved point does not need flow
-    assert percent(score)["fl"] == [100, 100, 100]
-
-
-def test_sampling_at_the_maps_own_size_counts_pixels_by_their_edges() -> None:
-    # A map of half the size, sampled without flow, is the map resized.
-    rng = np.random.default_rng(0)
-    half = rng.random((HEIGHT // 2, WIDTH // 2)) + 0.1
-    prediction = replace(street_prediction(), inverse_depth=half, later_inverse_depth=half)
-    found = estimate_pair(prediction, street_truth(), second="sampled", flow_px=np.zeros((HEIGHT, WIDTH, 2)))
-    np.testing.assert_allclose(found.disparity_1_px, found.disparity_0_px)  # type: ignore[arg-type]
-
-
-# Predictions at other sizes.
-
-
-@pytest.mark.parametrize("size", [(32, 104), (80, 240), (40, 120), (17, 31), (1, 1)])
-@pytest.mark.parametrize("kind", [np.float32, np.float64])
-def test_inverse_depth_is_resized_as_opencv_does(size: tuple[int, int], kind: type) -> None:
-    inverse_depth = (np.random.default_rng(0).random(size) + 0.1).astype(kind)
-    prediction = replace(street_prediction(), inverse_depth=inverse_depth)
-    found = estimate_pair(prediction, street_truth()).disparity_0_px
-    expected = cv2.resize(inverse_depth, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR)
-    np.testing.assert_allclose(found, expected * K[0, 0] * BASELINE_M, rtol=1e-5)
-    assert found.dtype == np.float64
-
-
-def test_labels_of_another_size_lie_where_they_did() -> None:
-    # Each label pixel becomes 4 x 3 pixels of the truth, edge to edge.
-    small = np.random.default_rng(0).integers(0, 4, (HEIGHT // 4, WIDTH // 3))
-    large = np.repeat(np.repeat(small, 4, axis=0), 3, axis=1)
-    motions = {label: rigid((0.1 * label, 0, 0.5)) for label in (1, 2, 3)}
-    one, other = (
-        estimate_pair(replace(street_prediction(), labels=labels, motions=motions), street_truth())
-        for labels in (small, large)
-    )
-    np.testing.assert_array_equal(one.flow_px, other.flow_px)  # type: ignore[arg-type]
-    twice = np.repeat(np.repeat(large, 2, axis=0), 2, axis=1)
-    other = estimate_pair(replace(street_prediction(), labels=twice, motions=motions), street_truth())
-    np.testing.assert_array_equal(one.flow_px, other.flow_px)  # type: ignore[arg-type]
-
-
-def test_labels_of_a_size_that_does_not_divide_are_read_at_pixel_centres() -> None:
-    small = np.random.default_rng(0).integers(0, 4, (27, 79)).astype(np.uint8)
-    large = cv2.resize(small, (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST_EXACT)
-    motions = {label: rigid((0.1 * label, 0, 0.5)) for label in (1, 2, 3)}
-    one, other = (
-        estimate_pair(replace(street_prediction(), labels=labels, motions=motions), street_truth())
-        for labels in (small, large)
-    )
-    np.testing.assert_array_equal(one.flow_px, other.flow_px)  # type: ignore[arg-type]
-
-
-def test_half_precision_is_good_enough() -> None:
-    prediction = street_prediction()
-    stored = replace(prediction, inverse_depth=prediction.inverse_depth.astype(np.float16))
-    assert percent(score_pair(stored, street_truth())) == NONE
-
-
-# The same by other means.
-
-
-def by_loops(estimate: SceneFlowEstimate, truth: SceneFlowTruth) -> dict[str, list[int]]:
-    """Outliers and pixels on background, then on foreground, written out pixel by pixel."""
-    counts = {name: [0, 0, 0, 0] for name in MEASURES}
-    assert estimate.disparity_1_px is not None
-    assert estimate.flow_px is not None
-    for v in range(truth.size[1]):
-        for u in range(truth.size[0]):
-            bad = {}
-            for name, found, true in (
-                ("d1", estimate.disparity_0_px, truth.disparity_0_px),
-                ("d2", estimate.disparity_1_px, truth.disparity_1_px),
-            ):
-                if true[v, u] > 0:
-                    error = abs(float(found[v, u]) - float(true[v, u]))
-                    bad[name] = not error < math.inf or (error > 3 and error / float(true[v, u]) > 0.05)
-            if truth.flow_valid[v, u]:
-                x, y = (float(each) for each in truth.flow_px[v, u])
-                error = math.dist(
-                    (float(estimate.flow_px[v, u, 0]), float(estimate.flow_px[v, u, 1])), (x, y)
-                )
-                bad["fl"] = not error < math.inf or (error > 3 and error > 0.05 * math.sqrt(x * x + y * y))
-            if len(bad) == 3:
-                bad["sf"] = any(bad.values())
-            place = 0 if truth.object_map[v, u] == 0 else 2
-            for name, outlier in bad.items():
-                counts[name][place] += outlier
-                counts[name][place + 1] += 1
-    return counts
-
-
-def counts_of(score: SceneFlowScore) -> dict[str, list[int]]:
-    return {
-        name: [
-            getattr(score, name).background.part, getattr(score, name).background.whole,
-            getattr(score, name).foreground.part, getattr(score, name).foreground.whole,
-        ]
-        for name in MEASURES
-    }  # fmt: skip
-
-
-def random_pair(seed: int, size: tuple[int, int] = (7, 5)) -> tuple[PairPrediction, SceneFlowTruth]:
-    """A prediction, and truth that is near it on most pixels and missing on some."""
-    rng = np.random.default_rng(seed)
-    width, height = size
-    small = np.array([[9.0, 0, width / 2], [0, 8, height / 2], [0, 0, 1]])
-
-    def motion() -> np.ndarray:
-        return rigid(tuple(rng.normal(0, 0.7, 3)), *rng.normal(0, 8, 2))  # type: ignore[arg-type]
-
-    prediction = PairPrediction(
-        inverse_depth=1 / rng.uniform(0.5, 5, (height, width)),
-        later_T_earlier=motion(),
-        labels=rng.integers(0, 4, (height, width)),
-        motions={1: motion(), 3: motion()},
-    )
-    depth = 1 / prediction.inverse_depth
-    later, flow = by_points(
-        depth, small, prediction.later_T_earlier, prediction.labels, dict(prediction.motions)
-    )
-    later, flow = np.nan_to_num(later, nan=1.0), np.nan_to_num(flow)
-    fb = small[0, 0] * 3.0
-    known = rng.random((3, height, width)) < 0.7
-    return prediction, SceneFlowTruth(
-        pair=0,
-        disparity_0_px=np.abs(fb / depth + rng.normal(0, 3, depth.shape)) * known[0],
-        disparity_1_px=np.abs(fb / later + rng.normal(0, 3, depth.shape)) * known[1],
-        flow_px=flow + rng.normal(0, 2, flow.shape),
-        flow_valid=known[2],
-        object_map=rng.integers(0, 3, (height, width)).astype(np.uint8),
-        K=small,
-        baseline_m=3.0,
-    )
-
-
-@given(st.integers(0, 2**32), st.sampled_from([None, METRIC, 0.8]))
-@settings(max_examples=60, deadline=None)
-def test_a_second_implementation_counts_the_same(seed: int, scale: float | None) -> None:
-    prediction, truth = random_pair(seed)
-    found = score_pair(prediction, truth, scale)
-    depth = 1 / prediction.inverse_depth
-    later, flow = by_points(
-        depth, truth.K, prediction.later_T_earlier, prediction.labels, dict(prediction.motions)
-    )
-    if scale is None:
-        known = truth.disparity_0_px > 0
-        if not known.any():
-            assert found == SceneFlowScore()
-            return
-        fb = truth.K[0, 0] * truth.baseline_m
-        scale = float(np.median(fb / truth.disparity_0_px[known])) / float(np.median(depth[known]))
-    fb = truth.K[0, 0] * truth.baseline_m
-    estimate = SceneFlowEstimate(
-        disparity_0_px=fb / (scale * depth), disparity_1_px=fb / (scale * later), flow_px=flow
-    )
-    assert counts_of(found) == by_loops(estimate, truth)
-
-
-def test_the_random_pairs_have_outliers_and_others_of_every_measure() -> None:
-    total = reduce(add, (score_pair(*random_pair(seed), METRIC) for seed in range(20)))
-    for shares in percent(total).values():
-        assert all(10 < share < 95 for share in shares)
-
-
-@given(st.lists(st.integers(0, 2**32), min_size=1, max_size=5))
-@settings(max_examples=30, deadline=None)
-def test_sums_over_images_equal_the_whole_of_all_their_pixels(seeds: list[int]) -> None:
-    pairs = [random_pair(seed) for seed in seeds]
-    estimates = [estimate_pair(*pair) for pair in pairs]
-    truths = [truth for _, truth in pairs]
-
-    def beside(parts: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate(parts, axis=1)
-
-    whole = replace(
-        truths[0],
-        **{
-            name: beside([getattr(each, name) for each in truths])
-            for name in ("disparity_0_px", "disparity_1_px", "flow_px", "flow_valid", "object_map")
-        },
-    )
-    estimate = SceneFlowEstimate(
-        **{
-            name: beside([getattr(each, name) for each in estimates])
-            for name in ("disparity_0_px", "disparity_1_px", "flow_px")
-        }
-    )
-    total = reduce(add, map(count_outliers, estimates, truths))
-    assert total.pairs == len(seeds)
-    assert replace(total, pairs=1) == count_outliers(estimate, whole)
-    assert total + SceneFlowScore() == total
-
-
-def test_the_exact_truth_of_rendered_streets_has_no_outlier(streets: Path) -> None:
-    """Depth, motions and flow of the renderer, which knows nothing of this module."""
-    truth = read_truth(streets / "test_0000" / "truth.h5")
-    clip = truth_as_prediction(truth, "street", scale=7.0)
-    total = SceneFlowScore()
-    for i in range(len(truth) - 1):
-        rows = clip.objects.frame == i
-        motions = dict(zip(clip.objects.label[rows].tolist(), clip.objects.motion[rows], strict=True))
-        here = np.isfinite(truth.depth_m[i]) & np.isin(truth.ids[i], [0, *motions])
-        moving = np.isin(truth.ids[i], truth.objects.id[truth.objects.moving])
-        disparity = np.where(here, truth.K[0, 0] * BASELINE_M / truth.depth_m[i], 0)
-        pair = SceneFlowTruth(
-            pair=i,
-            disparity_0_px=disparity,
-            disparity_1_px=np.zeros_like(disparity),
-            flow_px=truth.flow_px[i],
-            flow_valid=here & ((truth.flow_state[i] & FLOW_DEFINED) > 0),
-            object_map=moving.astype(np.uint8),
-            K=truth.K,
-            baseline_m=BASELINE_M,
-        )
-        prediction = PairPrediction(
-            inverse_depth=clip.inverse_depth[i],
-            later_T_earlier=clip.later_T_earlier[i],
-            labels=clip.labels[i],
-            motions=motions,
-        )
-        total += score_pair(prediction, pair)
-        flow = estimate_pair(prediction, pair).flow_px
-        assert flow is not None
-        assert np.abs(flow - truth.flow_px[i])[pair.flow_valid].max() < 0.1
-    assert total.d1.all.value == total.fl.all.value == 0
-    assert total.fl.background.whole > 10_000
-    assert total.fl.foreground.whole > 1000
 
 
 # Figures and errors.
