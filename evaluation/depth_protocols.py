@@ -73,7 +73,8 @@ class DepthProtocol:
     crop:        the part of the image that counts
     unseen_rows: share of the rows, at the bottom, that the networks do not see: a prediction shows the
                  rows above them
-    cap_m:       true depth must be less, and scaled depth is clamped to it
+    cap_m:       scaled depth is clamped to it, and true depth must be less, unless
+    far_truth:   what is truly farther counts as well
     """
 
     name: str
@@ -81,6 +82,7 @@ class DepthProtocol:
     crop: Crop
     unseen_rows: float = 0.0
     cap_m: float = MAX_DEPTH_M
+    far_truth: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.unseen_rows <= 1 - self.crop.bottom:
@@ -98,11 +100,11 @@ class DepthProtocol:
     @property
     def description(self) -> str:
         """All rules but the scale's, as text for `Figure.protocol`."""
-        rows = ""
+        rows, far = "", "" if self.far_truth else f" < {self.cap_m:g} m"
         if self.unseen_rows:
             rows = f" (without the bottom {self.unseen_rows:.0%} of the rows, which are not predicted)"
         return (
-            f"{self.name}: {self.truth}; {MIN_DEPTH_M:g} < true depth < {self.cap_m:g} m; "
+            f"{self.name}: {self.truth}; {MIN_DEPTH_M:g} < true depth{far}; "
             f"{self.crop.text}; disparity resized bilinearly to the truth's size{rows}, then inverted; "
             f"scaled, then clamped to [{MIN_DEPTH_M:g}, {self.cap_m:g}] m"
         )
@@ -152,8 +154,9 @@ KITTI_EIGEN_Z = replace(
     truth="raw LiDAR scans, depth = the camera's z (not the published rule), devkit rounding, nearest point",
 )
 KITTI_IMPROVED = DepthProtocol(
-    name="KITTI Eigen, improved truth", truth="annotated depth PNGs / 256", crop=NO_CROP
+    name="KITTI Eigen, improved truth", truth="annotated depth PNGs / 256", crop=NO_CROP, far_truth=True
 )
+"""Monodepth2's code, from which published figures come, counts every annotated pixel here."""
 CITYSCAPES = DepthProtocol(
     name="Cityscapes",
     truth="stereo disparities, each image's own baseline and focal length",
@@ -193,7 +196,7 @@ def score_map(
     height, width = truth_m.shape
     rows, columns = protocol.crop.window(height, width)
     truth_m = truth_m[rows, columns]
-    valid = depth.valid_truth(truth_m, max_m=protocol.cap_m)
+    valid = depth.valid_truth(truth_m, max_m=np.inf if protocol.far_truth else protocol.cap_m)
     count = int(valid.sum())
     if not count:
         return DepthScore(regions=dict.fromkeys([ALL, *masks], DepthTally()))

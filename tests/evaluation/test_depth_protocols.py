@@ -171,6 +171,18 @@ def test_truth_from_the_cap_on_does_not_count() -> None:
     assert score_map(np.ones((1, 8)), truth, near).regions[ALL].pooled.pixels == 1
 
 
+@pytest.mark.parametrize(
+    ("protocol", "counted"), [(KITTI_IMPROVED, 4), (replace(KITTI_IMPROVED, far_truth=False), 3)]
+)
+def test_improved_truth_counts_what_lies_beyond_the_cap_and_clamps_the_prediction(
+    protocol: DepthProtocol, counted: int
+) -> None:
+    truth = np.array([[40.0, 40.0], [40.0, 100.0]], np.float32)
+    tally = score_map(1 / truth.astype(np.float64), truth, protocol).regions["all"].pooled
+    assert tally.pixels == counted
+    assert tally.abs_rel == pytest.approx(0.2 if counted == 4 else 0)  # 80 where 100 is true
+
+
 @pytest.mark.parametrize("cap_m", [80.0, 50.0])
 def test_scaled_depth_is_clamped_to_the_cap_after_scaling(cap_m: float) -> None:
     # Two of three right, so the scale is 1/100; the third is 100 times too deep: 4000 m -> the cap.
