@@ -19,7 +19,7 @@ ifeq ($(PYTHON),$(VENV)/bin/python)
 READY = $(VENV)/.ready
 endif
 
-.PHONY: setup test test-slow lint quickstart benchmark clean
+.PHONY: setup test test-faults test-slow lint quickstart benchmark clean
 
 setup: $(READY)
 
@@ -48,7 +48,11 @@ lint: setup
 
 # All that a change must pass, under ten minutes on two cores.
 test: lint
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 -m 'not slow' --durations=10
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 -m 'not slow' --ignore tests/faults --durations=10
+
+# Everything that can go wrong, made to happen; prints a table of faults and their tests.
+test-faults: setup
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 -m 'fault and not slow' --durations=10
 
 # Minutes rather than seconds: measured claims, long stress.
 test-slow: setup

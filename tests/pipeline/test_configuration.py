@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.configuration import canonical_json, digest, from_dict, read_yaml, to_dict
 from pipeline.errors import ConfigError
+from tests.faults.table import Fault
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,7 @@ def test_equal_data_has_one_digest() -> None:
         canonical_json(float("nan"))
 
 
+@pytest.mark.fault(Fault.HOSTILE_YAML)
 def test_yaml_that_would_run_code_is_refused(tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     file = tmp_path / "evil.yaml"

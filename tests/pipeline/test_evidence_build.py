@@ -18,6 +18,7 @@ from pipeline.graph import GraphConfig, open_graph
 from pipeline.plan import PlanConfig, plan_files
 from pipeline.progress import Progress
 from pipeline.sources.clip import Clip
+from tests.faults.table import Fault
 from tests.pipeline import poison
 
 
@@ -57,6 +58,7 @@ def run(
         return work, work.run(graph, bar)
 
 
+@pytest.mark.fault(Fault.DAMAGED_VIDEO)
 @pytest.mark.parametrize("fault", ["damage", "bug"])
 def test_a_bad_clip_is_quarantined_and_the_rest_goes_on(
     tmp_path: Path, config: BuildConfig, fault: str, capsys: pytest.CaptureFixture[str]
@@ -72,6 +74,7 @@ def test_a_bad_clip_is_quarantined_and_the_rest_goes_on(
     assert ("Traceback" in errors) == (fault == "bug")  # an unknown error shows where it came from
 
 
+@pytest.mark.fault(Fault.POISON_CLIP)
 def test_a_clip_that_kills_its_workers_is_quarantined(tmp_path: Path, config: BuildConfig) -> None:
     clips = [poison.clip("a"), poison.clip("bad", "kill"), poison.clip("c")]
     _, result = run(tmp_path / "out", clips, config, workers=2)
@@ -80,6 +83,7 @@ def test_a_clip_that_kills_its_workers_is_quarantined(tmp_path: Path, config: Bu
     assert sorted(result.files) == [0, 1, 4, 5]
 
 
+@pytest.mark.fault(Fault.DAMAGED_VIDEO)
 def test_a_short_bad_clip_leaves_its_file_to_the_others_and_is_tried_again(
     tmp_path: Path, config: BuildConfig
 ) -> None:
@@ -99,6 +103,7 @@ def test_a_short_bad_clip_leaves_its_file_to_the_others_and_is_tried_again(
     assert not any(is_written(layout, piece) for piece in plan_files([6, 6, 6], config.plan)[0].pieces(2))
 
 
+@pytest.mark.fault(Fault.BIT_ROT)
 def test_a_damaged_piece_is_removed_and_made_again(tmp_path: Path, config: BuildConfig) -> None:
     out = tmp_path / "out"
     config = BuildConfig(frames=config.frames, detector=config.detector, plan=PlanConfig(frames_per_piece=2))

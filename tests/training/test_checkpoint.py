@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from pipeline.errors import TrainingError
+from tests.faults.table import Fault
 from tests.training.runs import difference, settings
 from training import checkpoint
 from training.checkpoint import Checkpoint, Progress
@@ -112,6 +113,7 @@ def test_a_folder_stands_for_its_best_checkpoint_else_its_last(file: Path, tmp_p
         checkpoint.checkpoint_in(tmp_path)
 
 
+@pytest.mark.fault(Fault.DISK_FULL)
 def test_a_full_disk_leaves_the_old_checkpoint(made: Checkpoint, file: Path) -> None:
     """In a child process that may write files of a megabyte at most."""
     before = file.read_bytes()
@@ -142,6 +144,7 @@ def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
     assert refused(tmp_path) == " cannot be read (Is a directory); give a checkpoint file"
 
 
+@pytest.mark.fault(Fault.HOSTILE_CHECKPOINT)
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, -1])
 def test_a_file_that_was_cut_short(keep: float, small: Path) -> None:
     data = small.read_bytes()
@@ -168,6 +171,7 @@ class Code:
         return os.mkdir, (str(self.evidence),)
 
 
+@pytest.mark.fault(Fault.HOSTILE_CHECKPOINT)
 @pytest.mark.parametrize("how", ["pickle", "torch", "beside weights"])
 def test_a_file_that_carries_code_is_refused_and_not_run(how: str, small: Path, tmp_path: Path) -> None:
     evidence = tmp_path / "was_here"
@@ -188,6 +192,7 @@ def test_what_torch_saved_for_somebody_else(tmp_path: Path) -> None:
     assert "is None version None, expected instance-motion checkpoint version 1" in refused(path)
 
 
+@pytest.mark.fault(Fault.HOSTILE_CHECKPOINT)
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, ShardError
 from pipeline.shards.reader import ShardSet
+from tests.faults.table import Fault
 from tests.training.shardsets import CAR, PERSON, SIZE, K, image_of, tracks_of, write_set
 from training.augment import Augmentation, AugmentConfig
 from training.batches import Batch, StoredWindow, assemble, collate
@@ -166,6 +167,7 @@ def test_image_and_labels_move_together_when_augmented(shards: Path) -> None:
             assert places[0].max() <= begin + 13.5
 
 
+@pytest.mark.fault(Fault.ODD_INPUT)
 def test_a_batch_without_instances_has_no_slots(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "s", {"a": 4}, size=(20, 2))  # too low for any of the objects
     batch = stored(config_of(folder))[0]
@@ -173,6 +175,7 @@ def test_a_batch_without_instances_has_no_slots(tmp_path: Path) -> None:
     assert not batch.labels.any()
 
 
+@pytest.mark.fault(Fault.ODD_INPUT)
 def test_wide_label_maps_give_the_same_batches(shards: Path, tmp_path: Path) -> None:
     wide = write_set(tmp_path / "drives", CLIPS, wide_labels=True)
     assert_equal_batches(stored(config_of(wide)), stored(config_of(shards)))
@@ -424,6 +427,7 @@ def test_a_missing_final_newline_breaks_nothing(tmp_path: Path) -> None:
     assert_equal_batches(stored(config_of(folder)), whole)
 
 
+@pytest.mark.fault(Fault.BIT_ROT)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_damage_is_one_line_also_from_a_worker(tmp_path: Path, workers: int) -> None:
     folder = write_set(tmp_path / "s", {"a": 4})
@@ -473,6 +477,7 @@ def test_settings_that_cannot_be_are_refused(shards: Path, changes: dict[str, An
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.fault(Fault.WRONG_VERSION)
 def test_a_layer_that_is_not_there_is_named_at_once(shards: Path) -> None:
     config = config_of(shards, shards=(ShardSource(shards, "large"),))
     with pytest.raises(ShardError, match="no masks layer 'large'; there are: default"):
@@ -487,6 +492,7 @@ def test_a_shard_source_needs_a_weight() -> None:
 # --------------------------------------------------------------- a real build, and its cost
 
 
+@pytest.mark.fault(Fault.FORK_AND_THREADS)
 def test_handles_are_opened_by_who_reads(shards: Path) -> None:
     dataset = WindowDataset(config_of(shards))
     assert not dataset.sets[0]._open  # found the windows and closed again

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError, TrainingError
+from tests.faults.table import Fault
 from tests.training.runs import (
     checkpoint_of,
     difference,
@@ -69,6 +70,7 @@ def interrupt_after(step: int, monkeypatch: pytest.MonkeyPatch, times: int = 1) 
 # ---------------------------------------------------------------------------- going on
 
 
+@pytest.mark.fault(Fault.TRAINING_KILLED)
 @pytest.mark.parametrize(
     "workers", [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.slow), 2]
 )
@@ -90,6 +92,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
     assert difference_of_runs(out, whole) is None
 
 
+@pytest.mark.fault(Fault.STOPPED)
 def test_a_run_stopped_by_ctrl_c_again_and_again_goes_on_bit_for_bit(
     street_shards: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,6 +394,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     return steps
 
 
+@pytest.mark.fault(Fault.NAN)
 def test_a_bad_step_changes_nothing_and_its_batch_is_kept(
     street_shards: Path, tmp_path: Path, poison: set[int]
 ) -> None:
@@ -417,6 +421,7 @@ def test_a_bad_step_changes_nothing_and_its_batch_is_kept(
     assert content["names"][0].startswith("set/test_000")
 
 
+@pytest.mark.fault(Fault.NAN)
 def test_bad_steps_in_a_row_stop_the_run_and_good_ones_between_do_not(
     street_shards: Path, tmp_path: Path, poison: set[int]
 ) -> None:
@@ -432,6 +437,7 @@ def test_bad_steps_in_a_row_stop_the_run_and_good_ones_between_do_not(
     assert not any(value.isnan().any() for value in checkpoint_of(out).networks.values())
 
 
+@pytest.mark.fault(Fault.NAN)
 @pytest.mark.parametrize(
     ("name", "switches", "culprit"),
     [

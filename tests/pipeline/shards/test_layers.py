@@ -18,6 +18,7 @@ from pipeline.shards.evidence import EvidenceFile, encode_evidence
 from pipeline.shards.frames import FramesFile, encode_frames
 from pipeline.shards.hdf5 import publish
 from pipeline.shards.masks import MasksFile, encode_masks
+from tests.faults.table import Fault
 from tests.pipeline.shards import examples
 
 SET_ID, DIGEST = "a" * 64, "b" * 64
@@ -119,6 +120,7 @@ def test_equal_content_gives_equal_bytes_at_another_time() -> None:
     assert encode() == first
 
 
+@pytest.mark.fault(Fault.BIT_ROT)
 @pytest.mark.parametrize("blob", ["image", "name", "clip"])
 def test_a_flipped_bit_in_a_blob_is_found_when_it_is_read(tmp_path: Path, blob: str) -> None:
     path = write_frames(tmp_path / "f.h5")
@@ -132,6 +134,7 @@ def test_a_flipped_bit_in_a_blob_is_found_when_it_is_read(tmp_path: Path, blob: 
         file.image(0), file.name(0)
 
 
+@pytest.mark.fault(Fault.WRONG_VERSION)
 def test_another_version_format_or_set_is_refused_with_a_remedy(tmp_path: Path) -> None:
     path = write_frames(tmp_path / "f.h5")
     with pytest.raises(ShardError, match="set_id is .* belongs to another shard set"):
@@ -185,6 +188,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.fault(Fault.HOSTILE_SHARD)
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_files_are_refused_for_what_they_are(tmp_path: Path, kind: str) -> None:
     path = write_frames(tmp_path / "f.h5")
@@ -202,12 +206,14 @@ def test_hostile_files_are_refused_for_what_they_are(tmp_path: Path, kind: str) 
         open_frames(path)
 
 
+@pytest.mark.fault(Fault.HOSTILE_SHARD)
 def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "link.h5").symlink_to(write_frames(tmp_path / "f.h5"))
     with pytest.raises(ShardError, match="regular file"):
         open_frames(tmp_path / "link.h5")
 
 
+@pytest.mark.fault(Fault.MUTATED_SHARD)
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_a_mutated_evidence_file_is_read_or_refused_but_never_crashes(tmp_path_factory, data) -> None:  # type: ignore[no-untyped-def]
@@ -234,6 +240,7 @@ def test_label_maps_of_any_shape_come_back(labels: np.ndarray) -> None:
     np.testing.assert_array_equal(back, labels)
 
 
+@pytest.mark.fault(Fault.HOSTILE_SHARD)
 def test_a_blob_cannot_ask_for_more_memory_than_expected() -> None:
     bomb = codec.compress(bytes(1 << 24))
     with pytest.raises(ShardError, match="declares 16777216 bytes, expected 100"):
@@ -243,6 +250,7 @@ def test_a_blob_cannot_ask_for_more_memory_than_expected() -> None:
         codec.decode_image(large, "png", examples.SIZE)
 
 
+@pytest.mark.fault(Fault.DISK_FULL)
 def test_publishing_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     publish(path, b"old")

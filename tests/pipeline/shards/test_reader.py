@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError, ShardError
 from pipeline.shards.manifest import check_layer_name, read_manifest
 from pipeline.shards.reader import ShardSet, locate
 from pipeline.shards.verify import verify_clip, verify_files
+from tests.faults.table import Fault
 
 STORED = Path(__file__).parent / "stored" / "v1"
 
@@ -62,6 +63,7 @@ def test_version_1_verifies() -> None:
     assert findings(STORED) == []
 
 
+@pytest.mark.fault(Fault.FORK_AND_THREADS)
 def test_another_process_opens_its_own_files() -> None:
     with ShardSet(STORED) as shards:
         clip = shards.manifest.clips[0]
@@ -73,6 +75,7 @@ def test_another_process_opens_its_own_files() -> None:
         assert pickle.loads(pickle.dumps(shards))._open == {}  # noqa: S301 - our own bytes
 
 
+@pytest.mark.fault(Fault.BIT_ROT)
 def test_every_flipped_byte_of_every_file_is_found(copy: Path) -> None:
     rng = np.random.default_rng(0)
     for path in sorted(copy.rglob("*.h5")):
@@ -87,6 +90,7 @@ def test_every_flipped_byte_of_every_file_is_found(copy: Path) -> None:
         path.write_bytes(whole)
 
 
+@pytest.mark.fault(Fault.BIT_ROT)
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -108,6 +112,7 @@ def test_missing_additional_and_cut_files_are_named(
     assert any(message in line for line in findings(copy))
 
 
+@pytest.mark.fault(Fault.WRONG_VERSION)
 def test_layers_of_different_sets_do_not_mix(copy: Path) -> None:
     edit_manifest(copy, lambda data: data.update(set_id="f" * 64))
     with (
@@ -117,12 +122,14 @@ def test_layers_of_different_sets_do_not_mix(copy: Path) -> None:
         shards.image(shards.manifest.clips[0], 0)
 
 
+@pytest.mark.fault(Fault.WRONG_VERSION)
 def test_masks_of_other_evidence_are_refused(copy: Path) -> None:
     edit_manifest(copy, lambda data: data["evidence"]["00000.h5"].update(sha256="0" * 64))
     with ShardSet(copy) as shards, pytest.raises(ShardError, match="made from other evidence"):
         shards.labels("default", shards.manifest.clips[0], 0)
 
 
+@pytest.mark.fault(Fault.WRONG_VERSION)
 def test_a_missing_layer_lists_those_that_are_there() -> None:
     with (
         ShardSet(STORED) as shards,
@@ -153,6 +160,7 @@ BAD_MANIFESTS: dict[str, tuple[Callable[[dict], object], str]] = {
 }
 
 
+@pytest.mark.fault(Fault.HOSTILE_SHARD)
 @pytest.mark.parametrize("case", BAD_MANIFESTS)
 def test_a_bad_manifest_is_one_line(copy: Path, case: str) -> None:
     change, message = BAD_MANIFESTS[case]

@@ -15,6 +15,7 @@ from PIL import Image
 
 from pipeline.errors import SourceError
 from pipeline.sources.images import ImageReader, common_size, image_size, read_image
+from tests.faults.table import Fault
 
 RNG = np.random.default_rng(0)
 SMOOTH = cv2.resize(RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8), (90, 60))
@@ -36,6 +37,7 @@ def test_every_format_gives_rgb(tmp_path, suffix):
     assert image_size(path) == (90, 60)
 
 
+@pytest.mark.fault(Fault.ODD_INPUT)
 def test_grey_palette_opacity_and_one_bit(tmp_path):
     grey = SMOOTH[..., 0]
     expected = np.repeat(grey[..., None], 3, axis=2)
@@ -50,6 +52,7 @@ def test_grey_palette_opacity_and_one_bit(tmp_path):
     assert read_image(save(tmp_path / "grey.jpg", grey)).shape == (60, 90, 3)
 
 
+@pytest.mark.fault(Fault.ODD_INPUT)
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_sixteen_bits_are_scaled_by_257_and_rounded(tmp_path, suffix):
     values = np.array([[0, 128, 129, 257, 385, 386, 65406, 65407, 65535]], np.uint16).repeat(4, axis=0)
@@ -68,6 +71,7 @@ def test_floating_point_images_are_refused(tmp_path):
         read_image(path)
 
 
+@pytest.mark.fault(Fault.DAMAGED_VIDEO)
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("keep", [0.0, 0.1, 0.6, -4])
 def test_truncated_images_are_errors(tmp_path, suffix, keep):
@@ -78,6 +82,7 @@ def test_truncated_images_are_errors(tmp_path, suffix, keep):
         read_image(path)
 
 
+@pytest.mark.fault(Fault.DAMAGED_VIDEO)
 def test_every_flipped_bit_of_a_png_is_noticed(tmp_path):
     path = save(tmp_path / "a.png", SMOOTH)
     data = path.read_bytes()
@@ -111,6 +116,7 @@ def test_not_an_image(tmp_path):
             reads(path)
 
 
+@pytest.mark.fault(Fault.ODD_INPUT)
 def test_an_absurdly_large_image_is_an_error_not_an_allocation(tmp_path):
     header = struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
@@ -122,6 +128,7 @@ def test_an_absurdly_large_image_is_an_error_not_an_allocation(tmp_path):
         read_image(tmp_path / "bomb.png")
 
 
+@pytest.mark.fault(Fault.ODD_NAMES)
 @pytest.mark.parametrize("name", [b"\xff\xfe.png", b"new\nline.png", b'it\'s "q".png', "日本.png".encode()])
 def test_odd_file_names(tmp_path, name):
     path = save(tmp_path / "plain.png", SMOOTH).rename(tmp_path / os.fsdecode(name))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import PurePath
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.sources.naming import edge_digest, files_below, natural_key, safe_clip_name, show, unique_names
+from tests.faults.table import Fault
 
 level = st.binary(min_size=1, max_size=12).filter(lambda name: b"/" not in name and b"\0" not in name)
 
@@ -25,6 +27,7 @@ def test_any_names_can_be_ordered_and_only_equal_names_tie(names):
     assert len(set(keys)) == len(set(names))
 
 
+@pytest.mark.fault(Fault.ODD_NAMES)
 @given(st.lists(level, min_size=1, max_size=4))
 def test_clip_names_are_safe_whatever_the_files_are_called(levels):
     name = safe_clip_name(PurePath(os.fsdecode(b"/".join(levels))))

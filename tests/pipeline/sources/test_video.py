@@ -16,6 +16,7 @@ from av.video.stream import VideoStream
 from pipeline.errors import SourceError
 from pipeline.sources.orientation import Orientation
 from pipeline.sources.video import VideoIndex, VideoReader, probe
+from tests.faults.table import Fault
 from tests.pipeline.sources.videos import encode, number_of, numbered_frames
 
 COUNT = 60
@@ -139,6 +140,7 @@ def test_a_range_outside_the_clip_is_our_bug_not_padding(videos):
 # --- geometry and colour -------------------------------------------------------------------------
 
 
+@pytest.mark.fault(Fault.ODD_INPUT)
 @pytest.mark.parametrize("degrees", [0, 90, 180, -90])
 @pytest.mark.parametrize("flip", [False, True])
 def test_display_rotation_is_applied(tmp_path, degrees, flip):
@@ -191,6 +193,7 @@ def test_colours_survive_limited_and_full_range(tmp_path, options):
 # --- damage --------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(Fault.DAMAGED_VIDEO)
 @pytest.mark.parametrize(
     "name",
     [
@@ -213,6 +216,7 @@ def test_a_cut_file_is_an_error_and_is_named(videos, name, share):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.fault(Fault.DAMAGED_VIDEO)
 def test_a_file_cut_between_index_and_reading_is_an_error_at_the_missing_frame(videos, tmp_path):
     video = reader(videos["faststart.mp4"])
     cut = tmp_path / "later.mp4"
@@ -224,6 +228,7 @@ def test_a_file_cut_between_index_and_reading_is_an_error_at_the_missing_frame(v
         list(late.frames(0, COUNT))
 
 
+@pytest.mark.fault(Fault.DAMAGED_VIDEO)
 @pytest.mark.parametrize("name", ["b-frames.mp4", "b-frames.mkv", "hevc.mp4", "raw.mjpeg"])
 def test_zeroed_bytes_in_the_middle_are_noticed(videos, name):
     def wipe(data: bytes) -> bytes:
@@ -234,6 +239,7 @@ def test_zeroed_bytes_in_the_middle_are_noticed(videos, name):
         read_all(damaged(videos[name], f"wiped-{name}", wipe))
 
 
+@pytest.mark.fault(Fault.DAMAGED_VIDEO)
 @pytest.mark.parametrize("name", ["b-frames.mp4", "b-frames.mkv", "mpeg4.avi", "vp9.webm", "broadcast.ts"])
 def test_flipped_bits_never_pad_skip_or_crash(videos, name):
     rng = np.random.default_rng(3)
@@ -255,6 +261,7 @@ def test_flipped_bits_never_pad_skip_or_crash(videos, name):
         assert raised >= 5, "a decoder that never objects is not told to"
 
 
+@pytest.mark.fault(Fault.DAMAGED_VIDEO)
 def test_no_video_at_all(tmp_path):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("not a video\n" * 100)
@@ -267,6 +274,7 @@ def test_no_video_at_all(tmp_path):
         probe(tmp_path)
 
 
+@pytest.mark.fault(Fault.DAMAGED_VIDEO)
 def test_a_playlist_in_disguise_opens_no_other_file(videos):
     path = videos["broadcast.ts"].with_name("playlist.mp4")
     path.write_text("ffconcat version 1.0\nfile broadcast.ts\n")
@@ -274,11 +282,13 @@ def test_a_playlist_in_disguise_opens_no_other_file(videos):
         probe(path)
 
 
+@pytest.mark.fault(Fault.ODD_INPUT)
 def test_one_frame_is_no_clip(tmp_path):
     with pytest.raises(SourceError, match="1 frame"):
         probe(encode(tmp_path / "one.mp4", FRAMES[:1]))
 
 
+@pytest.mark.fault(Fault.ODD_NAMES)
 @pytest.mark.parametrize(
     "name",
     [
