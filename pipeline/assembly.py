@@ -8,6 +8,7 @@ later file, owns the step across a border.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,6 +73,16 @@ def write_piece(layout: Layout, planned: PlannedPiece, piece: Piece) -> None:
 
 def is_written(layout: Layout, planned: PlannedPiece) -> bool:
     return all(path.is_file() for path in layout.piece_paths(planned))
+
+
+def written_pieces(layout: Layout) -> set[str]:
+    """Names of all pieces that are whole; one look at the folder, however many there are."""
+    try:
+        found = {entry.name for entry in os.scandir(layout.work / "pieces")}
+    except FileNotFoundError:
+        return set()
+    frames = {name.removesuffix(".frames.h5") for name in found}
+    return {name for each in found if (name := each.removesuffix(".evidence.h5")) in frames}
 
 
 def remove_piece(layout: Layout, planned: PlannedPiece) -> None:

@@ -48,6 +48,7 @@ from pipeline.shards.manifest import (
 )
 from pipeline.sources.clip import BadClip, Clip
 from pipeline.sources.scan import SourceConfig, scan
+from pipeline.timings import RunTimes
 
 DEFAULT_LAYER = "default"
 
@@ -71,6 +72,7 @@ class BuildReport:
     worked_frames: frames that went through the networks in this run
     seconds:       wall time per stage, summed over workers; stages overlap
     wall_s:        time of this run
+    runs:          every run so far, with its frames and times
     """
 
     out: str
@@ -81,6 +83,7 @@ class BuildReport:
     quarantine: tuple[QuarantineEntry, ...]
     seconds: dict[str, float]
     wall_s: float
+    runs: tuple[RunTimes, ...]
 
 
 def build(
@@ -247,6 +250,7 @@ def _report(out: Path, manifest: Manifest, result: EvidenceResult, begin: float)
         quarantine=manifest.quarantine,
         seconds={stage: round(seconds, 3) for stage, seconds in sorted(result.seconds.items())},
         wall_s=round(time.monotonic() - begin, 3),
+        runs=result.runs,
     )
 
 

@@ -92,9 +92,16 @@ class _View:
 
 
 def process_piece(
-    clip: Clip, start: int, stop: int, frames: FramesConfig, flow: FlowConfig, networks: Networks
+    clip: Clip,
+    start: int,
+    stop: int,
+    frames: FramesConfig,
+    flow: FlowConfig,
+    networks: Networks,
+    *,
+    first: int = 0,
 ) -> Piece:
-    """Work on frames start..stop-1 of a clip.
+    """Work on frames start..stop-1 of a clip, or of a part of one whose frames begin at `first`.
 
     Detections are found at source resolution and kept in pixels of the stored frame. Flow
     is computed between frames as they are stored, so that the shards can give it again.
@@ -145,7 +152,7 @@ def process_piece(
         previous = (view, detections)
 
     K = transform.camera(undistorter.camera).K
-    segment = Segment(clip=clip.name, first=start, count=stop - start, K=K)
+    segment = Segment(clip=clip.name, first=first + start, count=stop - start, K=K)
     return Piece(
         frames=FramesTable(
             segments=(segment,),

@@ -13,10 +13,11 @@ import sys
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.assembly import FilePair, Layout, is_written, remove_piece
+from pipeline.assembly import FilePair, Layout, remove_piece, written_pieces
 from pipeline.configuration import from_dict, to_dict
 from pipeline.errors import BuildError, InstanceMotionError, SourceError
 from pipeline.graph import Failure, Graph, Task
@@ -25,6 +26,7 @@ from pipeline.progress import Progress
 from pipeline.shards.hdf5 import publish
 from pipeline.shards.manifest import file_name
 from pipeline.sources.clip import Clip
+from pipeline.timings import RunTimes, note_piece, read_times
 from pipeline.worker import FileJob, PieceJob, PieceReport, run_file, run_piece
 
 if TYPE_CHECKING:
@@ -35,17 +37,18 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass(frozen=True, kw_only=True)
 class EvidenceResult:
-    """files: what was published, by file index; failed: reason by clip name."""
+    """files: what was published, by file index; failed: reason by clip name; runs: see RunTimes."""
 
     files: dict[int, FilePair]
     failed: dict[str, str]
     worked_frames: int
     detections: int
     seconds: dict[str, float]
+    runs: tuple[RunTimes, ...]
 
     @staticmethod
     def nothing() -> EvidenceResult:
-        return EvidenceResult(files={}, failed={}, worked_frames=0, detections=0, seconds={})
+        return EvidenceResult(files={}, failed={}, worked_frames=0, detections=0, seconds={}, runs=())
 
 
 @dataclass
@@ -61,7 +64,11 @@ class _FileState:
 
 
 class EvidenceBuild:
-    """The state of a build's first part, in the process that drives it."""
+    """The state of a build's first part, in the process that drives it.
+
+    What a finished piece or file costs here does not grow with the data set: who waits for a
+    piece is looked up, never searched for.
+    """
 
     def __init__(
         self,
@@ -80,6 +87,9 @@ class EvidenceBuild:
             )
             for file in files
         ]
+        self._borders = {state.before for state in self._files}
+        self._waiting: defaultdict[PlannedPiece, list[_FileState]] = defaultdict(list)
+        self._began = datetime.now(UTC).isoformat(timespec="milliseconds")
         self._failed: dict[str, str] = {}
         self._todo: dict[PlannedPiece, None] = {}  # ordered
         self._ready: deque[_FileState] = deque()
@@ -112,6 +122,7 @@ class EvidenceBuild:
             worked_frames=self._worked_frames,
             detections=self._detections,
             seconds=dict(self._seconds),
+            runs=read_times(self._times_path),
         )
 
     def placement(self, failed: Mapping[str, str]) -> dict[str, tuple[tuple[int, int, int], ...]]:
@@ -128,16 +139,22 @@ class EvidenceBuild:
                 row += count
         return {name: tuple(segments) for name, segments in placed.items()}
 
+    @property
+    def _times_path(self) -> Path:
+        return self._layout.work / "timings.jsonl"
+
     def _find_finished_work(self) -> None:
+        written = written_pieces(self._layout)
         for state in self._files:
             state.published = self._read_record(state)
             if state.published is not None:
                 self._done_frames += sum(piece.stop - piece.start for piece in state.pieces)
                 continue
             for piece in (*([state.before] if state.before else []), *state.pieces):
-                if not is_written(self._layout, piece):
+                if piece.name not in written:
                     self._todo[piece] = None
                     state.missing.add(piece)
+                    self._waiting[piece].append(state)
                 elif piece is not state.before:
                     self._done_frames += piece.stop - piece.start
             if not state.missing:
@@ -151,12 +168,8 @@ class EvidenceBuild:
             del self._todo[piece]
             if self._clips[piece.clip_index].name in self._failed:
                 continue
-            job = PieceJob(
-                layout=self._layout,
-                piece=piece,
-                clip=self._clips[piece.clip_index],
-                detector=self._config.detector,
-            )
+            clip = self._clips[piece.clip_index]
+            job = PieceJob.of(self._layout, piece, clip, self._config.detector)
             return Task(
                 function=run_piece, argument=job, key=f"piece-{piece.name}", needs_gpu=self._needs_gpu
             )
@@ -181,22 +194,22 @@ class EvidenceBuild:
             self._detections += result.detections
             for stage, seconds in result.seconds.items():
                 self._seconds[stage] += seconds
+            note_piece(self._times_path, self._began, job.piece.name, result.frames, result.seconds)
             bar.advance(result.frames)
-        for state in self._files:
-            if job.piece in state.missing:
-                state.missing.discard(job.piece)
-                self._check_ready(state)
+        self._no_longer_missing(job.piece)
 
     def _quarantine(self, clip: str, reason: str, bar: Progress) -> None:
         if clip in self._failed:
             return
         self._failed[clip] = reason
         bar.say(f"quarantined {clip}: {reason}")
-        for state in self._files:
-            gone = {piece for piece in state.missing if self._clips[piece.clip_index].name == clip}
-            if gone:
-                state.missing -= gone
-                self._check_ready(state)
+        for piece in [each for each in self._waiting if self._clips[each.clip_index].name == clip]:
+            self._no_longer_missing(piece)
+
+    def _no_longer_missing(self, piece: PlannedPiece) -> None:
+        for state in self._waiting.pop(piece, ()):
+            state.missing.discard(piece)
+            self._check_ready(state)
 
     def _check_ready(self, state: _FileState) -> None:
         if not state.missing and not state.assembling and state not in self._ready:
@@ -205,16 +218,15 @@ class EvidenceBuild:
     def _take_file(self, job: FileJob, result: FilePair | Failure) -> None:
         if isinstance(result, Failure):
             raise _fatal(result)
-        state = next(state for state in self._files if state.planned.index == job.file.index)
+        state = self._files[job.file.index]
         state.published = result
         clips = self._clip_names(job.pieces)
         record = {"clips": clips, **to_dict(result)}
         publish(self._record_path(state), json.dumps(record).encode())
         if clips != self._clip_names(state.pieces):
             return  # the others' pieces are needed when the failed clips are tried again
-        borders = {other.before for other in self._files}
         for piece in state.pieces:
-            if piece not in borders:
+            if piece not in self._borders:
                 remove_piece(self._layout, piece)
 
     def _drop_failed_files(self) -> None:

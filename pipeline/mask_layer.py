@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from pipeline.matching import MaskConfig, Match, Selection, match, overlaps, sel
 from pipeline.shards.codec import encode_labels
 from pipeline.shards.evidence import OVERLAP_PROBABILITY, FrameEvidence, Overlaps
 from pipeline.shards.hdf5 import publish
-from pipeline.shards.manifest import FileEntry, Manifest, MasksEntry, file_name
+from pipeline.shards.manifest import ClipEntry, FileEntry, Manifest, MasksEntry, file_name
 from pipeline.shards.masks import FrameMasks, Instances, Pairs, encode_masks
 from pipeline.shards.reader import ShardSet, locate
 from pipeline.tracks import TrackFrame, link
@@ -61,7 +61,16 @@ def masks_entry(config: MaskConfig) -> MasksEntry:
 def jobs(folder: Path, manifest: Manifest, config: MaskConfig) -> list[SelectJob]:
     """Step 1 for every file of the set."""
     indices = sorted(int(name.removesuffix(".h5")) for name in manifest.evidence)
-    return [SelectJob(folder=folder, manifest=manifest, config=config, index=index) for index in indices]
+    clips_of_file = _clips_by_file(manifest)
+    return [
+        SelectJob(
+            folder=folder,
+            manifest=_manifest_of_file(manifest, index, [manifest.clips[i] for i in clips_of_file[index]]),
+            config=config,
+            index=index,
+        )
+        for index in indices
+    ]
 
 
 def select_file(job: SelectJob) -> list[MaskedFrame]:
@@ -234,6 +243,23 @@ def _clips_by_file(manifest: Manifest) -> dict[int, list[int]]:
         for index, _, _ in clip.files:
             table.setdefault(index, []).append(clip_index)
     return table
+
+
+def _manifest_of_file(manifest: Manifest, index: int, clips: Sequence[ClipEntry]) -> Manifest:
+    """What a worker must know to work on one file: as large for a set of any size."""
+    # A clip's step into its first frame here needs the last frame of the file before.
+    names = {file_name(index), file_name(index - 1)} & manifest.evidence.keys()
+    return replace(
+        manifest,
+        clips=tuple(
+            replace(clip, files=tuple(each for each in clip.files if each[0] in (index - 1, index)))
+            for clip in clips
+        ),
+        quarantine=(),
+        frames={name: manifest.frames[name] for name in names},
+        evidence={name: manifest.evidence[name] for name in names},
+        masks={},
+    )
 
 
 def _no_match() -> Match:

@@ -17,10 +17,18 @@ from pipeline.sources.clip import Clip
 
 @dataclass(frozen=True, kw_only=True)
 class PieceJob:
+    """clip: the piece's frames, and the one before them where there is one."""
+
     layout: Layout
     piece: PlannedPiece
     clip: Clip
     detector: DetectorConfig
+
+    @staticmethod
+    def of(layout: Layout, piece: PlannedPiece, clip: Clip, detector: DetectorConfig) -> PieceJob:
+        """The job for one piece of a whole clip; it is as large for a clip of any length."""
+        part = clip.part(max(piece.start - 1, 0), piece.stop)
+        return PieceJob(layout=layout, piece=piece, clip=part, detector=detector)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +55,16 @@ def run_piece(job: PieceJob) -> PieceReport:
     use_one_thread()
     networks = _networks(job.detector, job.layout.flow)
     layout, planned = job.layout, job.piece
-    piece = process_piece(job.clip, planned.start, planned.stop, layout.frames, layout.flow, networks)
+    first = planned.stop - len(job.clip)
+    piece = process_piece(
+        job.clip,
+        planned.start - first,
+        planned.stop - first,
+        layout.frames,
+        layout.flow,
+        networks,
+        first=first,
+    )
     write_piece(layout, planned, piece)
     detections = sum(len(frame.detections) for frame in piece.evidence)
     return PieceReport(frames=planned.stop - planned.start, detections=detections, seconds=piece.seconds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +22,10 @@ class FrameReader(Protocol):
         names file and frame: never pads, never skips. Frame n has the same bytes
         whatever range it is read in.
         """
+        ...
+
+    def part(self, start: int, stop: int) -> FrameReader:
+        """A reader of frames start..stop-1 alone; its size does not grow with the clip."""
         ...
 
 
@@ -59,6 +63,15 @@ class Clip:
 
     def __len__(self) -> int:
         return len(self.timestamps_s)
+
+    def part(self, start: int, stop: int) -> Clip:
+        """Frames start..stop-1, at least two: what a task takes along, small however long the clip."""
+        return replace(
+            self,
+            timestamps_s=self.timestamps_s[start:stop],
+            frame_names=self.frame_names[start:stop],
+            reader=self.reader.part(start, stop),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,8 @@ TIMES_FILE = "timestamps.txt"
 
 def video_clips(root: Path, given: Intrinsics | None) -> list[Candidate]:
     """Every video below a folder, or the one video file that root is; suffix left off the name."""
-    paths = [root] if root.is_file() else list(files_below(root, VIDEO_SUFFIXES))
-    base = root.parent if root.is_file() else root
+    paths = list(files_below(root, VIDEO_SUFFIXES)) if root.is_dir() else [root]
+    base = root if root.is_dir() else root.parent
     return [
         Candidate(
             name=safe_clip_name(path.relative_to(base).with_suffix("")),

@@ -12,7 +12,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -21,7 +21,7 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import SourceError
-from pipeline.sources.naming import show
+from pipeline.sources.naming import open_file, show
 
 IMAGE_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"])
 
@@ -53,6 +53,10 @@ class ImageReader:
             if image.shape[1::-1] != self.size:
                 raise SourceError(_other_size(path, image.shape[1::-1], self.size))
             yield image
+
+    def part(self, start: int, stop: int) -> ImageReader:
+        """A reader of frames start..stop-1 alone."""
+        return replace(self, paths=self.paths[start:stop])
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -86,7 +90,7 @@ def image_size(path: Path) -> tuple[int, int]:
         width, height = struct.unpack(">II", head[16:24])
         return width, height
     try:
-        with warnings.catch_warnings(), open(path, "rb") as file:
+        with warnings.catch_warnings(), open_file(path) as file:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the header is all we read
             with Image.open(file) as image:
                 return image.size
@@ -105,7 +109,7 @@ def common_size(paths: Sequence[Path]) -> tuple[int, int]:
 
 def _bytes(path: Path, count: int = -1) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             data = file.read(count)
     except OSError as error:
         raise SourceError(

@@ -6,13 +6,17 @@ letters, digits, "." "_" "-" and "/" between levels, whatever the files are call
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
+from typing import IO
 
 from pipeline.camera import Camera
+from pipeline.errors import SourceError
 
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
 _EDGE_BYTES = 1 << 16
@@ -51,8 +55,13 @@ def unique_names(names: Sequence[str]) -> list[str]:
 def files_below(root: Path, suffixes: frozenset[str]) -> Iterator[Path]:
     """Files with one of the suffixes (lower case, with the dot) anywhere below root, in natural order.
 
-    Hidden files and folders are left out: they hold thumbnails and copies of other systems.
-    Links to folders are followed only once, so that a loop of links ends.
+    Whatever bears such a name and is no folder is among them, links to nowhere as well: it is
+    for whoever opens it to say what is wrong. Hidden files and folders are left out: they hold
+    thumbnails and copies of other systems. Links to folders are followed only once, so that a
+    loop of links ends.
+
+    Raises:
+        SourceError: a folder may not be looked into.
     """
     visited: set[tuple[int, int]] = set()
 
@@ -61,12 +70,16 @@ def files_below(root: Path, suffixes: frozenset[str]) -> Iterator[Path]:
         if (status.st_dev, status.st_ino) in visited:
             return
         visited.add((status.st_dev, status.st_ino))
-        for entry in sorted(folder.iterdir(), key=lambda entry: natural_key(entry.name)):
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
+        try:
+            entries = [(entry, entry.is_dir()) for entry in folder.iterdir() if _is_wanted(entry.name)]
+        except PermissionError as error:
+            raise SourceError(
+                f"{show(folder)}: cannot be looked into ({error.strerror}); make it readable or move it away"
+            ) from error
+        for entry, is_folder in sorted(entries, key=lambda pair: natural_key(pair[0].name)):
+            if is_folder:
                 yield from walk(entry)
-            elif entry.suffix.lower() in suffixes and entry.is_file():
+            elif entry.suffix.lower() in suffixes:
                 yield entry
 
     return walk(root)
@@ -98,9 +111,20 @@ def fingerprint(
     return digest.hexdigest()[:32]
 
 
+def open_file(path: Path) -> IO[bytes]:
+    """Open a file of a data set for reading.
+
+    Raises:
+        OSError: there is none, it may not be read, or it is no file: a pipe would be waited for.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return open(path, "rb")
+
+
 def edge_digest(path: Path) -> bytes:
     """SHA-256 of the first and last 64 KiB of a file: cheap, and sees headers and indices change."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         digest = hashlib.sha256(file.read(_EDGE_BYTES))
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - _EDGE_BYTES))
@@ -112,6 +136,16 @@ def show(path: Path | str) -> str:
     """A path as one printable line, whatever bytes its name holds."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return text if text.isprintable() else repr(text)[1:-1]
+
+
+def unreadable(name: str, error: OSError) -> str:
+    """Why a clip is left out whose files the system does not give, as one line."""
+    where = show(error.filename) if error.filename else name
+    return f"{where}: cannot be read ({error.strerror}); copy it again or leave it out"
+
+
+def _is_wanted(name: str) -> bool:
+    return not name.startswith(".") and name != "lost+found"  # the latter is on many disks, and root's alone
 
 
 def _safe_level(level: bytes) -> str:

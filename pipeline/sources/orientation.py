@@ -46,9 +46,10 @@ def orientation_of(path: Path, frame: VideoFrame) -> Orientation:
     mirrored = bool(np.linalg.det(matrix) < 0)
     if mirrored:
         matrix = np.diag([-1.0, 1.0]) @ matrix
-    degrees = np.degrees(np.arctan2(matrix[0, 1], matrix[0, 0]))
+    degrees, below = np.degrees(np.arctan2(matrix[:, 1], matrix[:, 0]))
     turns = round(degrees / 90)
-    if abs(degrees - 90 * turns) > 1:
+    skew = (below - degrees) % 360 - 90  # the second axis is a quarter turn after the first
+    if abs(degrees - 90 * turns) > 1 or abs(skew) > 1 or not matrix.any(axis=1).all():
         raise SourceError(
             f"{show(path)}: is to be shown turned by {degrees:.1f} degrees; re-encode it upright"
         )

@@ -37,7 +37,7 @@ from pipeline.sources.kitti import (
     raw_drives,
 )
 from pipeline.sources.kitti_scene_flow import scene_flow_clips, scene_flow_root
-from pipeline.sources.naming import files_below, natural_key, show, unique_names
+from pipeline.sources.naming import files_below, natural_key, show, unique_names, unreadable
 from pipeline.sources.selection import select_clip, select_frames
 from pipeline.sources.video import VIDEO_SUFFIXES
 
@@ -126,6 +126,8 @@ def scan(path: Path, config: SourceConfig) -> list[Clip | BadClip]:
         except SourceError as error:
             results.append(BadClip(name=name, reason=str(error)))
             refused += [error] if isinstance(error, IntrinsicsError) else []
+        except OSError as error:  # it was there a moment ago, or the disk is failing
+            results.append(BadClip(name=name, reason=unreadable(name, error)))
         # A camera that fits nothing is one error at once, not one for each of a thousand clips.
         if refused and len(refused) == len(results) and len(refused) in (_REFUSALS, len(chosen)):
             raise refused[0]
@@ -138,7 +140,7 @@ def detect_kind(path: Path) -> Kind:
     Raises:
         SourceError: nothing or more than one kind fits.
     """
-    if path.is_file():
+    if not path.is_dir():
         return "video"
     data_sets: dict[Kind, bool] = {
         "streetworld": any(_streetworld_folders(path)),
@@ -166,7 +168,7 @@ def detect_kind(path: Path) -> Kind:
 
 
 def _candidates(path: Path, kind: Kind, given: Intrinsics | None, config: SourceConfig) -> list[Candidate]:
-    if path.is_file() and kind != "video":
+    if not path.is_dir() and kind != "video":
         raise SourceError(f"{show(path)}: is a file, but kind {kind} is a folder; give the data set's root")
     if kind == "video":
         return video_clips(path, given)

@@ -74,6 +74,12 @@ class SelectedReader:
             if number in chosen:
                 yield image[: self.rows]
 
+    def part(self, start: int, stop: int) -> SelectedReader:
+        """A reader of frames start..stop-1 of the selection alone."""
+        picks = self.picks[start:stop]
+        first = int(picks[0])
+        return replace(self, reader=self.reader.part(first, int(picks[-1]) + 1), picks=picks - first)
+
 
 def select_clip(clip: Clip, picks: np.ndarray, rows: int) -> Clip:
     """The picked frames of a clip, without the rows below `rows`; K holds as it is.

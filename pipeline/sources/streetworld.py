@@ -15,7 +15,15 @@ import numpy as np
 from pipeline.camera import Camera, check_source, pinhole
 from pipeline.errors import SourceError
 from pipeline.sources.clip import BadClip, Clip
-from pipeline.sources.naming import edge_digest, files_below, fingerprint, safe_clip_name, show, unique_names
+from pipeline.sources.naming import (
+    edge_digest,
+    files_below,
+    fingerprint,
+    safe_clip_name,
+    show,
+    unique_names,
+    unreadable,
+)
 from pipeline.sources.video import VideoReader, probe
 from pipeline.streetworld.truth import (
     CAMERA_FILE,
@@ -43,6 +51,8 @@ def scan(path: Path) -> Iterator[Clip | BadClip]:
             yield _open(folder, name)
         except SourceError as error:
             yield BadClip(name=name, reason=str(error))
+        except OSError as error:  # it was there a moment ago, or the disk is failing
+            yield BadClip(name=name, reason=unreadable(name, error))
 
 
 def read_camera(path: Path) -> Camera:

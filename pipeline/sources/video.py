@@ -12,11 +12,13 @@ whole by `probe`. If the times were right after all they are read like any other
 frames are counted, spaced evenly, and every range is decoded from the beginning.
 
 What is noticed: a missing index, fewer packets than the container states, packets that
-the container knows to be cut, a Matroska file shorter than it says, everything that the
-decoder calls an error, frames that change size. What cannot be: a transport stream or raw
-stream cut between two frames, a fragmented MP4 cut between two fragments, and flipped bits
-that still decode as valid video (no common video codec carries checksums of its pixels; of
-100-byte holes torn into H.264 MP4 files here, 78 % raised, 18 % changed no pixel, 4 % did).
+the container knows to be cut, a Matroska file that is cut or whose checksums do not fit
+(see `matroska`), everything that the decoder calls an error, frames that change size. What
+cannot be: a transport stream or raw stream that lacks whole frames (their times show the
+gap), a fragmented MP4 cut between two fragments, an MP4's index changed so that it still is
+one, and flipped bits that still decode as valid video (no common video codec carries
+checksums of its pixels; of 100-byte holes torn into H.264 MP4 files here, 78 % raised, 18 %
+changed no pixel, 4 % did).
 
 Interlaced video is not deinterlaced. Frames before the first keyframe cannot be decoded
 and are left out. Display rotation (phones held upright) is applied.
@@ -26,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import IO
@@ -39,7 +41,8 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from pipeline.errors import SourceError
-from pipeline.sources.naming import show
+from pipeline.sources.matroska import require_whole_matroska
+from pipeline.sources.naming import open_file, show
 from pipeline.sources.orientation import UPRIGHT, Orientation, orientation_of
 
 VIDEO_SUFFIXES = frozenset(
@@ -56,10 +59,12 @@ _TO_RGB = (
     | Interpolation.ACCURATE_RND
     | Interpolation.BITEXACT
 )
-# What PyAV is seen to raise on damaged files; the last two come from its own bookkeeping of streams.
-_BROKEN = (av.error.FFmpegError, MemoryError, OverflowError, UnicodeDecodeError, IndexError)
+# What PyAV is seen to raise on damaged files; OSError comes from the disk, through our own file, the
+# last two from PyAV's bookkeeping of streams.
+_BROKEN = (av.error.FFmpegError, OSError, MemoryError, OverflowError, UnicodeDecodeError, IndexError)
 _MAX_PIXELS = 1 << 28
 _DURATION_SLACK_S = 0.5
+_KEYFRAMES_BEFORE = 64  # that a part of a clip takes along, in case that the last one does not do
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +78,8 @@ class VideoIndex:
     pixel_aspect: width of a displayed pixel over its height, 1 for square pixels
     orientation:  display rotation that the reader applies
     sequential:   timestamps cannot be sought; pts is counted while decoding from the beginning
+    part_of:      (first, count): pts are those of frames first... of a file of `count` frames;
+                  none: of all its frames
     """
 
     pts: np.ndarray
@@ -82,11 +89,24 @@ class VideoIndex:
     pixel_aspect: Fraction = Fraction(1)
     orientation: Orientation = UPRIGHT
     sequential: bool = False
+    part_of: tuple[int, int] | None = None
 
     @property
     def timestamps_s(self) -> np.ndarray:
         """(N,) float64, seconds since the first frame."""
         return (self.pts - self.pts[0]) * float(self.time_base)
+
+    def part(self, start: int, stop: int) -> VideoIndex:
+        """Frames start..stop-1 alone, with the keyframes from which they are decoded."""
+        first, count = self.part_of or (0, len(self.pts))
+        latest = int(np.searchsorted(self.keyframes, self.pts[start], side="right")) - 1
+        after = int(np.searchsorted(self.keyframes, self.pts[stop - 1], side="right"))
+        return replace(
+            self,
+            pts=self.pts[start:stop],
+            keyframes=self.keyframes[max(0, latest - _KEYFRAMES_BEFORE) : after],
+            part_of=(first + start, count),
+        )
 
 
 def probe(path: Path) -> VideoIndex:
@@ -168,6 +188,12 @@ class VideoReader:
                 if delivered or keyframe is None:
                     raise
 
+    def part(self, start: int, stop: int) -> VideoReader:
+        """A reader of frames start..stop-1 of the selection alone."""
+        picks = self.picks[start:stop]
+        first = int(picks[0])
+        return replace(self, index=self.index.part(first, int(picks[-1]) + 1), picks=picks - first)
+
     def _seek_points(self, first: int) -> Iterator[int | None]:
         """Keyframes to try, latest first in growing steps; None is the beginning of the file."""
         if not self.index.sequential:
@@ -217,9 +243,10 @@ class VideoReader:
         return self.index.orientation.apply(rgb.to_ndarray())
 
     def _report(self, pts: int, problem: str) -> str:
-        frame = int(np.searchsorted(self.index.pts, pts))
+        first, count = self.index.part_of or (0, len(self.index.pts))
+        frame = first + int(np.searchsorted(self.index.pts, pts))
         return (
-            f"{show(self.path)}: frame {frame:06d} of {len(self.index.pts)} {problem}; "
+            f"{show(self.path)}: frame {frame:06d} of {count} {problem}; "
             f"the file is damaged or cut: copy it again, re-encode it or leave it out"
         )
 
@@ -237,9 +264,11 @@ def _opened(path: Path, **demuxer_options: str) -> Iterator[tuple[InputContainer
     # A text file can be a playlist in disguise; without protocols it opens no other file or address.
     options = {"protocol_whitelist": "none", **demuxer_options}
     try:
-        file = open(path, "rb")  # noqa: SIM115 (closed by the with below)
+        file = open_file(path)
     except OSError as error:
-        raise SourceError(f"{show(path)}: cannot be opened ({error.strerror})") from error
+        raise SourceError(
+            f"{show(path)}: cannot be opened ({error.strerror}); put it back or leave it out"
+        ) from error
     with file:
         try:
             container = av.open(
@@ -321,6 +350,8 @@ def _require_whole(
     path: Path, container: InputContainer, stream: VideoStream, packets: list[av.Packet]
 ) -> None:
     """Compare the packets found with what the container states."""
+    if "matroska" in container.format.name:
+        require_whole_matroska(path)
     found, stated = len(packets), stream.frames
     whole = not stated or found == stated or _packets_without_edits(path) == stated
     if not whole or any(packet.is_corrupt for packet in packets):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -56,11 +57,17 @@ def test_both_or_senseless_settings_are_refused():
             select_frames(np.arange(5) / 10, **wrong)
 
 
+@dataclass(frozen=True)
 class Counter:
     """Frame n is full of n."""
 
+    first: int = 0
+
+    def part(self, start: int, stop: int) -> Counter:
+        return Counter(self.first + start)
+
     def frames(self, start: int, stop: int) -> Iterator[np.ndarray]:
-        for number in range(start, stop):
+        for number in range(self.first + start, self.first + stop):
             yield np.full((40, 60, 3), number, np.uint8)
 
 
@@ -87,6 +94,10 @@ def test_selecting_frames_and_rows_of_any_reader():
     assert list(some.reader.frames(2, 2)) == []
     with pytest.raises(IndexError):
         list(some.reader.frames(0, 4))
+    part = some.part(1, 3)
+    assert (part.frame_names, part.fingerprint) == (("e", "i"), some.fingerprint)
+    np.testing.assert_allclose(part.timestamps_s, [0.4, 0.8])
+    np.testing.assert_array_equal(list(part.reader.frames(0, 2)), frames)
 
     prints = {clip.fingerprint, some.fingerprint, select_clip(clip, np.array([1, 4, 7]), 30).fingerprint}
     prints.add(select_clip(clip, np.array([1, 4, 8]), 31).fingerprint)

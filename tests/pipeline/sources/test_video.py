@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,32 @@ def test_variable_rate_keeps_its_times(tmp_path):
     video = reader(path)
     np.testing.assert_allclose(video.index.timestamps_s, pts / 1000, atol=1e-9)
     assert [number_of(frame) for frame in video.frames(33, 36)] == [33, 34, 35]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_part_gives_the_bytes_of_the_whole(videos, name):
+    every = reader(videos[name])
+    some = VideoReader(path=every.path, index=every.index, picks=np.arange(1, COUNT, 3))
+    for video in (every, some):
+        whole = list(video.frames(0, len(video.picks)))
+        for start, stop in [(0, 2), (5, 9), (13, len(whole)), (len(whole) - 1, len(whole))]:
+            part = video.part(start, stop)
+            assert len(part.picks) == stop - start
+            for number, frame in enumerate(part.frames(0, stop - start), start):
+                np.testing.assert_array_equal(frame, whole[number])
+            again = part.part(1, 2) if stop - start > 1 else part.part(0, 1)
+            np.testing.assert_array_equal(next(again.frames(0, 1)), whole[start + (stop - start > 1)])
+
+
+def test_a_part_of_a_long_video_is_small_and_names_frames_by_their_place_in_the_file(videos):
+    count = 100_000
+    index = replace(probe(videos["b-frames.mp4"]), pts=np.arange(count) * 2, keyframes=np.arange(count) * 2)
+    video = VideoReader(path=videos["b-frames.mp4"], index=index, picks=np.arange(count))
+    part = video.part(90_000, 90_033)
+    assert len(pickle.dumps(video)) > 1_000_000
+    assert len(pickle.dumps(part)) < 5_000
+    with pytest.raises(SourceError, match="frame 090000 of 100000 "):
+        list(part.frames(0, 33))
 
 
 def test_a_reader_travels_to_workers(videos):
