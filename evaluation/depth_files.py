@@ -36,6 +36,8 @@ from pipeline.errors import ConfigError
 Kind = Literal["depth", "disparity"]
 Frame = KittiFrame | CityscapesFrame
 
+MAX_BYTES = 1 << 32
+"""Of an array in an .npz file, unpacked: the 697 images of Eigen's split at full size are a third of it."""
 SUFFIXES = (".npy", ".npz", ".png")
 _DIGITS = (10, 6, 5, 4, 3, 1)
 _REMEDY = "save floating numbers with numpy.save or numpy.savez"
@@ -222,6 +224,10 @@ def _array(path: Path, key: str) -> np.ndarray:
             return np.load(path, mmap_mode="r", allow_pickle=False)
         with np.load(path, allow_pickle=False) as arrays:
             names = arrays.files
+            if large := [each.filename for each in arrays.zip.infolist() if each.file_size > MAX_BYTES]:
+                raise PredictionError(
+                    f"{path}: {large[0]!r} claims more than {MAX_BYTES >> 30} GiB; save it as .npy"
+                )
             if not key and len(names) == 1:
                 return arrays[names[0]]
             if key not in names:
@@ -234,6 +240,8 @@ def _array(path: Path, key: str) -> np.ndarray:
         ValueError,
         EOFError,
         RuntimeError,
+        MemoryError,
+        NotImplementedError,
         tokenize.TokenError,
         zlib.error,
         zipfile.BadZipFile,

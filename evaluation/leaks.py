@@ -29,6 +29,7 @@ from evaluation.ground_truth.split_lists import (
 )
 from pipeline.errors import ConfigError
 from pipeline.shards.manifest import ClipEntry, read_manifest
+from pipeline.shards.storage import Location
 
 NEAR = 10
 """Images further apart than this are not called near; KITTI takes ten a second, Cityscapes seventeen."""
@@ -203,8 +204,8 @@ def leaks_text(leaks: Leaks) -> str:
     return "\n".join([*lines, _verdict(leaks)])
 
 
-def read_images(path: Path) -> Images:
-    """The images of a shard set (its folder) or of a list (KITTI raw, KITTI odometry, Cityscapes).
+def read_images(path: Location) -> Images:
+    """The images of a shard set (its folder or URL) or of a list (KITTI raw, KITTI odometry, Cityscapes).
 
     A list of KITTI odometry has lines "<sequence> <image> <l or r>"; the others are those of
     `split_lists`.
@@ -213,7 +214,7 @@ def read_images(path: Path) -> Images:
         ShardError: a folder that is no shard set.
         GroundTruthError: no list of one of these kinds, or a line that does not fit (with its number).
     """
-    if path.is_dir():
+    if not isinstance(path, Path) or path.is_dir():
         manifest = read_manifest(path)
         return images_of_clips(manifest.clips, manifest.config.get("source", {}))
     first = _first_line(path)

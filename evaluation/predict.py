@@ -18,12 +18,14 @@ from evaluation.predictions import (
     ClipPrediction,
     ObjectMotions,
     PredictionIndex,
+    remove_index,
     write_clip,
     write_index,
 )
 from pipeline.errors import ConfigError
 from pipeline.shards.manifest import ClipEntry
 from pipeline.shards.reader import ShardSet
+from pipeline.shards.storage import Location
 from training.alignment import AlignmentConfig
 from training.augment import NUMBERS, Augmentation, AugmentConfig, draw
 from training.batches import Batch, collate
@@ -43,7 +45,7 @@ CHUNK = 8
 
 def predict(
     run: Path,
-    shards: Path,
+    shards: Location,
     out: Path,
     layer: str = "default",
     device: str = "auto",
@@ -56,7 +58,8 @@ def predict(
 
     Args:
         run:     a run's folder (its best checkpoint, else its last) or a checkpoint.
-        out:     folder of the predictions; clips that it holds already are predicted again.
+        out:     folder of the predictions; clips that it holds already are predicted again, and until
+            all are, it does not count as predictions.
         layer:   masks layer whose matched instances get a motion.
         include: patterns of clip names to take; none is all.
         align:   move motions until the images agree, as far as the run was trained so
@@ -78,7 +81,7 @@ def predict(
         )
     objective = checkpoint.config.objective
     motion = objective.motion if align else replace(objective.motion, alignment=AlignmentConfig())
-    names = []
+    names: list[str] = []
     clips = predict_clips(
         networks,
         motion,
@@ -90,6 +93,9 @@ def predict(
         quiet=quiet,
     )
     for clip in clips:
+        if not names:
+            # Else older predictions and these would pass for one, should this not get to its end.
+            remove_index(out)
         write_clip(out, clip, index)
         names.append(clip.name)
     index = replace(index, clips=tuple(names))
@@ -109,7 +115,7 @@ def size_of(trained: tuple[int, int] | None, stored: tuple[int, int]) -> tuple[i
 def predict_clips(
     networks: Networks,
     motion: MotionConfig,
-    shards: Path,
+    shards: Location,
     layer: str = "default",
     include: tuple[str, ...] = (),
     use_instances: bool = True,

@@ -255,6 +255,13 @@ def write_index(folder: Path, index: PredictionIndex) -> None:
     publish(folder / INDEX, (json.dumps(data, indent=1, sort_keys=True) + "\n").encode())
 
 
+def remove_index(folder: Path) -> None:
+    """Take predictions.json away, before clips are replaced: a folder without it is not complete."""
+    (folder / INDEX).unlink(missing_ok=True)
+    for partial in folder.rglob(".*.partial"):  # a kill in the middle of a file
+        partial.unlink(missing_ok=True)
+
+
 def read_index(folder: Path) -> PredictionIndex:
     """Read and check predictions.json.
 

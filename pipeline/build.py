@@ -36,7 +36,7 @@ from pipeline.matching import MaskConfig
 from pipeline.plan import PlanConfig, plan_files
 from pipeline.progress import Progress
 from pipeline.remask import make_layer
-from pipeline.shards.hdf5 import publish
+from pipeline.shards.hdf5 import publish, remove_leftovers
 from pipeline.shards.manifest import (
     MANIFEST,
     ClipEntry,
@@ -102,6 +102,7 @@ def build(
     begin = time.monotonic()
     source, out = source.absolute(), out.absolute()
     with lease(out, "instance-motion build"):
+        remove_leftovers(out)
         scanned = scan(source, config.source)
         clips = [clip for clip in scanned if isinstance(clip, Clip)]
         bad = [clip for clip in scanned if isinstance(clip, BadClip)]
@@ -196,7 +197,11 @@ def _keep_plan(out: Path, description: dict[str, Any]) -> None:
             raise BuildError(f"{out} is not empty ({leftovers[0]}/ is there); choose another folder")
         publish(path, text.encode())
         return
-    before = json.loads(path.read_text())
+    try:
+        before = json.loads(path.read_text())
+        assert isinstance(before, dict)
+    except (ValueError, AssertionError):
+        raise BuildError(f"{path}: damaged; delete {out} and build it again") from None
     for part in description:
         if canonical_json(before.get(part)) != canonical_json(description[part]):
             raise BuildError(

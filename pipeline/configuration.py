@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import reprlib
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,14 @@ import yaml
 from pipeline.errors import ConfigError
 
 T = TypeVar("T")
+
+MAX_YAML_BYTES = 1 << 18
+"""Of a file of settings; the longest has some thousand."""
+MAX_YAML_VALUES = 1 << 14
+"""Values of such a file once every alias has been put in; a few aliases of aliases would be billions."""
+MAX_YAML_DEPTH = 32
+MAX_RECIPES = 16
+"""Files that a recipe may go back to, one by way of the other."""
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -37,23 +46,80 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "configuration
         raise ConfigError(f"{where}: expected a mapping, found {type(data).__name__}")
     hints = get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    unknown = sorted(str(key) for key in data if key not in names)
+    unknown = sorted(key if isinstance(key, str) else _short(key) for key in data if key not in names)
     if unknown:
-        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(names)}")
+        raise ConfigError(f"{where}: unknown key {_short(unknown[0])}; known are {', '.join(names)}")
     return cls(**{name: _typed(hints[name], value, f"{where}.{name}") for name, value in data.items()})
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping, read without running anything that the file might ask for."""
+    """A YAML mapping, read without running anything or making room for more than the file holds.
+
+    Raises:
+        ConfigError: no such file, too long, not plain YAML, a key twice, aliases that hold themselves or
+            multiply without end.
+    """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise ConfigError(f"{path}: no regular file; give a YAML file")
+        with open(path, "rb") as file:
+            content = file.read(MAX_YAML_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; give a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not plain YAML ({' '.join(str(error).split())})") from None
+    if len(content) > MAX_YAML_BYTES:
+        raise ConfigError(f"{path}: longer than {MAX_YAML_BYTES} bytes; this is no file of settings")
+    try:
+        data = _plain_yaml(content.decode("utf-8"))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not plain YAML (nested too deep)") from None
+    except Exception as error:  # PyYAML lets errors of many kinds through: of dates, numbers, characters
+        raise ConfigError(f"{path}: not plain YAML ({' '.join(str(error).split())[:300]})") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected a mapping of settings, found {type(data).__name__}")
     return data
+
+
+def _plain_yaml(text: str) -> Any:
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        if _count_values(root, {}, 0) > MAX_YAML_VALUES:
+            raise ConfigError(
+                f"more than {MAX_YAML_VALUES} values once its aliases are put in; write it plainly"
+            )
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _count_values(node: yaml.Node, known: dict[int, int | None], depth: int) -> int:
+    """Values below a node with every alias put in; `known` are the counts of nodes, None while at work."""
+    if depth > MAX_YAML_DEPTH:
+        raise ConfigError(f"nested more than {MAX_YAML_DEPTH} deep; write it plainly")
+    if id(node) not in known:
+        known[id(node)] = None
+        below: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            below = node.value
+        elif isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+                if key in seen:  # PyYAML would silently take the last
+                    line = node.start_mark.line + 1
+                    raise ConfigError(
+                        f"key {_short(key)} twice in the mapping of line {line}; keep one of them"
+                    )
+                seen.add(key)
+            below = [each for pair in node.value for each in pair]
+        known[id(node)] = 1 + sum(_count_values(each, known, depth + 1) for each in below)
+    count = known[id(node)]
+    if count is None:
+        raise ConfigError(f"an alias in line {node.start_mark.line + 1} holds itself; write it plainly")
+    return count
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -68,14 +134,16 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def _read_recipe(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
+    if len(before) > MAX_RECIPES:
+        raise ConfigError(f"{path}: more than {MAX_RECIPES} files extend each other; merge some")
     if path in before:
         raise ConfigError(f"{path} extends itself, by way of {before[-1].name}; break the circle")
     data = read_yaml(path)
     name = data.pop("extends", None)
     if name is None:
         return data
-    if not isinstance(name, str) or Path(name).name != name:
-        raise ConfigError(f"{path}: extends {name!r}; expected the name of a file in the same folder")
+    if not isinstance(name, str) or not name.isprintable() or name in ("", "..") or Path(name).name != name:
+        raise ConfigError(f"{path}: extends {_short(name)}; expected the name of a file in the same folder")
     return _merged(_read_recipe(path.with_name(name), (*before, path)), data)
 
 
@@ -126,16 +194,16 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
                 errors.append(error)
         raise errors[0]
     if origin is Literal:
-        if value not in args:
-            raise ConfigError(f"{where}: {value!r} is none of {', '.join(map(repr, args))}")
+        if not isinstance(value, (str, int)) or value not in args:
+            raise ConfigError(f"{where}: {_short(value)} is none of {', '.join(map(repr, args))}")
         return value
     if origin is dict:
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            raise ConfigError(f"{where}: expected a mapping, found {value!r}")
+            raise ConfigError(f"{where}: expected a mapping, found {_short(value)}")
         return {key: _typed(args[1], item, f"{where}.{key}") for key, item in value.items()}
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{where}: expected a list, found {value!r}")
+            raise ConfigError(f"{where}: expected a list, found {_short(value)}")
         if len(args) == 2 and args[1] is Ellipsis:
             return tuple(_typed(args[0], item, where) for item in value)
         if len(args) != len(value):
@@ -143,10 +211,27 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         return tuple(_typed(arg, item, where) for arg, item in zip(args, value, strict=True))
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where)  # type: ignore[arg-type]
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 1023:
         return float(value)
-    if hint is Path and isinstance(value, str):
+    if hint is Path and isinstance(value, str) and "\0" not in value:
         return Path(value)
     if hint is Any or (hint in (int, float, str, bool) and type(value) is hint):
         return value
-    raise ConfigError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r}")
+    raise ConfigError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {_short(value)}")
+
+
+class _Repr(reprlib.Repr):
+    """A value in some words, however large it is and however often it holds a part of itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = self.maxdict = self.maxlist = self.maxtuple = 3
+        self.maxstring = self.maxother = 60
+
+    def repr_int(self, value: int, level: int) -> str:
+        if value.bit_length() > 128:  # Python itself refuses to write very long ones
+            return f"a number of {value.bit_length()} bits"
+        return super().repr_int(value, level)
+
+
+_short = _Repr().repr

@@ -1,7 +1,7 @@
 """Weights files of networks: found, downloaded once, hashed, and read without running them.
 
 Checkpoints in Python's pickle format can carry code. None is run here: torch files are
-read with `weights_only=True`, and the `.pkl` files of detectron2's model zoo by an
+read by `pipeline.tensor_files`, and the `.pkl` files of detectron2's model zoo by an
 unpickler that knows arrays and nothing else.
 """
 
@@ -10,16 +10,19 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import pickletools
+import secrets
 import urllib.error
 import urllib.request
-import warnings
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlparse
 
 import numpy as np
 from tqdm import tqdm
 
 from pipeline.errors import DetectorError
+from pipeline.tensor_files import read_tensors
 
 TIMEOUT_S = 10.0
 """A server that says nothing for this long counts as out of reach."""
@@ -44,7 +47,7 @@ def fetch(url: str) -> Path:
     target = cache / urlparse(url).path.lstrip("/")
     if target.is_file():
         return target
-    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    partial = target.with_name(f"{target.name}.{secrets.token_hex(8)}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _download(url, partial)
@@ -75,15 +78,9 @@ def _download(url: str, target: Path) -> None:
 
 def read_torch_file(path: Path) -> dict:
     """A dictionary saved by torch.save, read without running any of it."""
-    import torch  # here, so that naming a detector does not load it
-
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="Detected pickle protocol"
-            )  # it loads, or we say why not
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        loaded = read_tensors(path)
+    except (pickle.UnpicklingError, OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DetectorError(
             f"{path} is not a file of plain tensors ({first_line}); expected a state_dict saved by torch.save"
@@ -103,6 +100,7 @@ def read_pickled_arrays(path: Path) -> dict:
     """
     try:
         with path.open("rb") as file:
+            _check_memo(file)
             loaded = _ArrayUnpickler(file, encoding="latin1").load()
     except DetectorError as error:
         raise DetectorError(f"{path} {error}; re-save its arrays as a state_dict with torch.save") from error
@@ -113,6 +111,15 @@ def read_pickled_arrays(path: Path) -> dict:
             f"{path} holds a {type(loaded).__name__}, expected detectron2's dictionary of arrays"
         )
     return loaded
+
+
+def _check_memo(file: IO[bytes]) -> None:
+    """Python's unpickler makes room for as many remembered values as the largest number of one."""
+    size = os.fstat(file.fileno()).st_size
+    for code, argument, _ in pickletools.genops(file):
+        if code.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > size:
+            raise ValueError(f"value {argument} to be remembered, in {size} bytes")
+    file.seek(0)
 
 
 # The functions that rebuild arrays and scalars, whatever module this numpy keeps them in.

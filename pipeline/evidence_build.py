@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from pipeline.assembly import FilePair, Layout, remove_piece, written_pieces
 from pipeline.configuration import from_dict, to_dict
 from pipeline.errors import BuildError, InstanceMotionError, SourceError
+from pipeline.events import Event, event
 from pipeline.graph import Failure, Graph, Task
 from pipeline.plan import PlannedFile, PlannedPiece
 from pipeline.progress import Progress
@@ -194,6 +195,14 @@ class EvidenceBuild:
             self._detections += result.detections
             for stage, seconds in result.seconds.items():
                 self._seconds[stage] += seconds
+            event(
+                Event.PIECE_DONE,
+                clip=clip,
+                piece=job.piece.name,
+                frames=result.frames,
+                detections=result.detections,
+                seconds=result.seconds,
+            )
             note_piece(self._times_path, self._began, job.piece.name, result.frames, result.seconds)
             bar.advance(result.frames)
         self._no_longer_missing(job.piece)
@@ -202,6 +211,7 @@ class EvidenceBuild:
         if clip in self._failed:
             return
         self._failed[clip] = reason
+        event(Event.CLIP_QUARANTINED, clip=clip, reason=reason)
         bar.say(f"quarantined {clip}: {reason}")
         for piece in [each for each in self._waiting if self._clips[each.clip_index].name == clip]:
             self._no_longer_missing(piece)
@@ -220,6 +230,9 @@ class EvidenceBuild:
             raise _fatal(result)
         state = self._files[job.file.index]
         state.published = result
+        for layer, entry in (("frames", result.frames), ("evidence", result.evidence)):
+            name = file_name(job.file.index)
+            event(Event.FILE_PUBLISHED, layer=layer, file=name, frames=entry.frames, bytes=entry.bytes)
         clips = self._clip_names(job.pieces)
         record = {"clips": clips, **to_dict(result)}
         publish(self._record_path(state), json.dumps(record).encode())
@@ -249,11 +262,12 @@ class EvidenceBuild:
         """What an earlier run published for this file, if all its clips are in and it is still there."""
         try:
             record = json.loads(self._record_path(state).read_text())
-        except OSError:
+            clips = record.pop("clips")
+            pair = from_dict(FilePair, record, str(self._record_path(state)))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: work again
             return None
-        if record.pop("clips") != self._clip_names(state.pieces):
+        if clips != self._clip_names(state.pieces):
             return None
-        pair = from_dict(FilePair, record, str(self._record_path(state)))
         for layer, entry in (("frames", pair.frames), ("evidence", pair.evidence)):
             path = self._layout.folder / layer / file_name(state.planned.index)
             if not path.is_file() or path.stat().st_size != entry.bytes:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -144,7 +145,7 @@ def fingerprint(path: Path) -> str:
         return digest.hexdigest()
     for file in sorted(path.rglob("*")):
         if file.suffix.lower() == ".png":
-            digest.update(f"{file.relative_to(path).as_posix()} {file.stat().st_size}\n".encode())
+            digest.update(os.fsencode(f"{file.relative_to(path).as_posix()} {file.stat().st_size}\n"))
         elif file.name == "classes.json":
             digest.update(file.read_bytes())
     return digest.hexdigest()
@@ -275,7 +276,7 @@ class LabelImages:
             raise DetectorError(f"{folder} holds no .png file; expected {folder}/<clip>/<frame>.png")
 
     def has(self, key: str) -> bool:
-        return self._path(key).is_file()
+        return os.path.isfile(self._path(key))  # Path's own refuses to say where the name is too long
 
     def keys(self) -> Iterator[str]:
         for path in sorted(self._folder.rglob("*.png")):

@@ -1,31 +1,47 @@
 """Many tasks in parallel, on this machine or on a cluster. The one module that knows dask.
 
 Tasks are pulled one at a time, when a worker will soon be free, so that a data set of any
-size costs the scheduler the same. A task that fails comes back as a `Failure`; the others
-go on. Where a task runs changes nothing about its result.
+size costs the scheduler the same. The number under way follows the cluster: workers may
+join, leave and die at any time. A task that fails comes back as a `Failure`; the others go
+on. Where a task runs, and how often, changes nothing about its result.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import multiprocessing
 import os
+import queue
+import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from pipeline.errors import BuildError, ConfigError
+from pipeline.suspects import Suspects
+from pipeline.window import NOT_YET, POLL_S, Capacity, Failure, Run, Task
+from pipeline.worker_check import Site, checked_call, difference, this_site
 
 if TYPE_CHECKING:
     from distributed import Client
 
 LOCAL_HOST = "127.0.0.1"  # a local cluster is nobody else's business
 CLOSE_TIMEOUT_S = 10
-ALLOWED_DEATHS = 3
-"""Workers that a task may take down before it is given up."""
+ANSWER_TIMEOUT_S = 30
+"""For one answer of the scheduler or of a worker; a result that takes longer is asked for again."""
+CHECK_TIMEOUT_S = 120
+"""For all workers' answer at the start; the first look at a shared file system may be slow."""
+ALLOWED_DEATHS = 2
+"""Workers of a local cluster that a task may take down before it is a suspect, and again in its
+trial. On a running cluster the scheduler's own `allowed-failures` decides."""
 GPU = "GPU"  # the worker resource that a task with `needs_gpu` takes one of
 
 
@@ -38,43 +54,36 @@ class GraphConfig:
     the networks and two for the rest. 0: no workers, everything in this process."""
     scheduler: str | None = None
     """Address of a running dask scheduler, such as tcp://node1:8786; its workers must see the
-    same files under the same paths."""
+    same files under the same paths. Recipes: workflows/clusters/CLUSTERS.md."""
     worker_timeout_s: float = 60.0
-    """How long to wait for a worker that can do the work."""
+    """How long to wait at the start for a worker that can do the work."""
+    lost_workers_timeout_s: float = 3600.0
+    """How long to wait for new workers when all have left a running cluster; those of a batch
+    system come back when the next job starts."""
+    backlog: int = 0
+    """Tasks to queue on a running cluster beyond one per thread: a reason to grow, for a cluster
+    that adapts to its load."""
+    dashboard: bool = False
+    """Serve dask's dashboard for the local cluster, on this machine only (needs bokeh; starting
+    it takes 1 to 2 s)."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"workers must not be negative, got {self.workers}")
         if self.scheduler is not None and self.workers is not None:
             raise ConfigError("give either --scheduler or --workers: a running cluster has its own workers")
-        if self.worker_timeout_s <= 0:
-            raise ConfigError(f"worker_timeout_s must be positive, got {self.worker_timeout_s}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """One call to make. `key` must be unique within a graph."""
-
-    function: Callable[[Any], Any]
-    argument: Any
-    key: str
-    needs_gpu: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """What a task raised. `killed`: its workers died under it, again and again."""
-
-    error: BaseException
-    details: str
-    killed: bool = False
+        if self.backlog < 0:
+            raise ConfigError(f"backlog must not be negative, got {self.backlog}")
+        for name in ("worker_timeout_s", "lost_workers_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}")
 
 
 class Graph:
     """Runs tasks; see `open_graph`."""
 
-    def __init__(self, client: Client | None, slots: int) -> None:
-        self._client, self._slots = client, slots
+    def __init__(self, cluster: _Cluster | None, backlog: int = 0) -> None:
+        self._cluster, self._backlog = cluster, backlog
 
     def run(self, next_task: Callable[[], Task | None]) -> Iterator[tuple[Task, Any]]:
         """Yield (task, result or Failure) in the order of completion.
@@ -83,68 +92,258 @@ class Graph:
             next_task: gives the next task, or None if there is none for now. It is asked
                 again after each result that the caller has taken, so results may lead to
                 new tasks. The run ends when there is none and nothing is under way.
+
+        Raises:
+            BuildError: the scheduler is gone, or all workers are and none came back in time.
         """
-        if self._client is None:
+        if self._cluster is None:
             while task := next_task():
                 yield task, _call(task)
             return
-        yield from self._run_on_cluster(self._client, next_task)
-
-    def _run_on_cluster(
-        self, client: Client, next_task: Callable[[], Task | None]
-    ) -> Iterator[tuple[Task, Any]]:
-        from distributed import as_completed
-
-        running: dict[str, tuple[Task, Any]] = {}
-        completed = as_completed(loop=client.loop)
-
-        def submit_more() -> None:
-            while len(running) < self._slots and (task := next_task()):
-                future = client.submit(
-                    task.function,
-                    task.argument,
-                    key=task.key,
-                    pure=False,
-                    resources={GPU: 1} if task.needs_gpu else None,
-                )
-                running[task.key] = (task, future)
-                completed.add(future)
-
-        try:
-            submit_more()
-            while running:
-                future = next(completed)
-                task, _ = running.pop(future.key)
-                yield task, _result_of(future)
-                future.release()
-                submit_more()
-        finally:
-            client.cancel([future for _, future in running.values()], force=True)
+        yield from Run(self._cluster, Suspects(next_task), self._backlog).results()
 
 
 @contextmanager
-def open_graph(config: GraphConfig, *, gpus: int = 0, needs_gpu: bool = False) -> Iterator[Graph]:
+def open_graph(
+    config: GraphConfig,
+    *,
+    gpus: int = 0,
+    needs_gpu: bool = False,
+    shared: Sequence[Path] = (),
+    say: Callable[[str], None] | None = None,
+) -> Iterator[Graph]:
     """Workers for the time of a `with` block.
 
     Args:
         gpus:      GPUs of this machine that local workers may use.
         needs_gpu: some tasks need one; refuse to start where no worker can have it.
+        shared:    files and folders that every worker must see as this process does.
+        say:       takes the line with the dashboard's address, if there is a dashboard.
 
     Raises:
         BuildError: the scheduler cannot be reached, or no worker can do the work, within
-            `worker_timeout_s`.
+            `worker_timeout_s`; or a worker has other versions, or does not see `shared`.
     """
     if needs_gpu and not gpus and config.scheduler is None:
         raise BuildError(
             "this machine has no GPU that torch can use; use --device cpu, or --scheduler ADDRESS"
         )
     if config.workers == 0:
-        yield Graph(None, 1)
+        yield Graph(None)
         return
     with ExitStack() as stack:
         client = stack.enter_context(_connect(config) if config.scheduler else _local_cluster(config, gpus))
-        slots = _wait_for_workers(client, config, needs_gpu)
-        yield Graph(client, slots)
+        cluster = _Cluster(client, config, this_site(shared) if config.scheduler else None)
+        cluster.wait_for_workers(needs_gpu)
+        cluster.check_workers()
+        link = cluster.dashboard_link()
+        if link and say:
+            say(f"dashboard: {link}")
+        yield Graph(cluster, config.backlog)
+
+
+class _Cluster:
+    """A scheduler and whatever workers it has, seen through a client that never waits for ever.
+
+    site: what its workers must be like; none: they are processes of this machine
+    """
+
+    def __init__(self, client: Client, config: GraphConfig, site: Site | None) -> None:
+        self._client, self._config, self._site = client, config, site
+        self._where = config.scheduler or "the local cluster"
+        self._capacity = Capacity()
+        self._heard = time.monotonic()  # last answer of the scheduler
+        self._asked = -POLL_S
+        self._lost_since: float | None = None
+
+    def capacity(self, *, needs_gpu: bool) -> Capacity:
+        """What the cluster can do now, at most POLL_S old.
+
+        Raises:
+            BuildError: the scheduler is gone; or no worker could do what is needed
+                for `lost_workers_timeout_s`.
+        """
+        now = time.monotonic()
+        if now - self._asked >= POLL_S:
+            self._look()
+            self._asked = time.monotonic()
+        timeout_s = (
+            self._config.lost_workers_timeout_s if self._config.scheduler else self._config.worker_timeout_s
+        )
+        if self._capacity.can(needs_gpu=needs_gpu):
+            if self._lost_since is not None:
+                _say(f"{self._where} has workers again after {now - self._lost_since:.0f} s")
+            self._lost_since = None
+            return self._capacity
+        kind = f"workers with the resource {GPU}" if needs_gpu else "workers"
+        if self._lost_since is None:
+            self._lost_since = now
+            _say(f"{self._where} has no {kind} any more; waiting {timeout_s:.0f} s for new ones")
+        if now - self._lost_since > timeout_s:
+            raise BuildError(
+                f"{self._where} has had no {kind} for {timeout_s:.0f} s; finished work is kept: "
+                "start some, then run the same command again"
+            )
+        return self._capacity
+
+    def _look(self) -> None:
+        """Ask the scheduler for its workers."""
+        try:
+            scheduler: Any = self._client.scheduler  # None once the client has closed itself
+            info = self._client.sync(scheduler.identity, n_workers=-1, callback_timeout=ANSWER_TIMEOUT_S)
+        except (OSError, TimeoutError, AttributeError):
+            if self._client.status != "running" or time.monotonic() - self._heard > ANSWER_TIMEOUT_S:
+                raise self._gone() from None
+            return
+        self._heard = time.monotonic()
+        workers = [worker for worker in info["workers"].values() if worker["status"] == "running"]
+        gpus = [min(int(worker["resources"].get(GPU, 0)), worker["nthreads"]) for worker in workers]
+        self._capacity = Capacity(threads=sum(worker["nthreads"] for worker in workers), gpus=sum(gpus))
+
+    def _gone(self) -> BuildError:
+        return BuildError(
+            f"the dask scheduler at {self._where} is gone, or dropped the work; finished work is kept: "
+            "start a scheduler and run the same command again"
+        )
+
+    def wait_for_workers(self, needs_gpu: bool) -> None:
+        """Return once a worker can do the work, or raise BuildError after `worker_timeout_s`."""
+        deadline = time.monotonic() + self._config.worker_timeout_s
+        while True:
+            self._look()
+            if self._capacity.can(needs_gpu=needs_gpu):
+                return
+            if time.monotonic() > deadline:
+                threads = self._capacity.threads
+                found = (
+                    f"{threads} worker thread(s), none with the resource {GPU}" if threads else "no workers"
+                )
+                remedy = f"start them with `dask worker ADDRESS --resources {GPU}=1`, or use --device cpu"
+                raise BuildError(
+                    f"{self._where} has {found} after {self._config.worker_timeout_s:.0f} s; "
+                    + (remedy if needs_gpu else "start some with `dask worker ADDRESS`")
+                )
+            time.sleep(0.2)
+
+    def check_workers(self) -> None:
+        """One line about the first process of the cluster that is not like this one.
+
+        Workers that join later are checked by their first task.
+        """
+        site = self._site
+        if site is None:
+            return
+        deadline = time.monotonic() + min(self._config.worker_timeout_s, ANSWER_TIMEOUT_S)
+        code_only = Site(versions=site.versions[:1])
+        self._refuse({"the scheduler": self._ask(lambda: _on_scheduler(self._client, code_only))})
+        while True:
+            problems = self._ask(lambda: self._client.run(difference, site, on_error="return"))
+            missing = [problem for problem in problems.values() if "does not see" in str(problem)]
+            if not missing or time.monotonic() > deadline:
+                break
+            time.sleep(1)  # a shared file system may be slow to show a new file
+        self._refuse({f"worker {address}": problem for address, problem in problems.items()})
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        """The answer, or BuildError if there is none in time: a file system may hang."""
+        answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answers.put((question(), None))
+            except Exception as error:
+                answers.put((None, error))
+
+        threading.Thread(target=ask, daemon=True).start()
+        try:
+            answer, error = answers.get(timeout=CHECK_TIMEOUT_S)
+        except queue.Empty:
+            raise BuildError(
+                f"a worker of {self._where} does not answer; is one stopped, or a file system hanging there?"
+            ) from None
+        if error is not None:
+            raise BuildError(
+                f"{self._where} cannot be asked ({_one_line(error)}); is it still there?"
+            ) from error
+        return answer
+
+    def _refuse(self, problems: dict[str, Any]) -> None:
+        for who, problem in problems.items():
+            if isinstance(problem, OSError):
+                continue  # it left just now; if it comes back, its first task checks it
+            if isinstance(problem, BaseException):
+                problem = (
+                    f"cannot run our code ({_one_line(problem)}); install the same environment everywhere"
+                )
+            if problem:
+                raise BuildError(f"{who} of {self._where} {problem}")
+
+    def dashboard_link(self) -> str | None:
+        if self._config.scheduler is None and not self._config.dashboard:
+            return None
+        try:
+            return self._client.dashboard_link
+        except KeyError:  # started with --no-dashboard
+            return None
+
+    def submit(self, task: Task, key: str) -> Any:
+        call: tuple[Any, ...] = (task.function, task.argument)
+        if self._site is not None:
+            call = (checked_call, self._site, *call)
+        try:
+            return self._client.submit(
+                *call, key=key, pure=False, resources={GPU: 1} if task.needs_gpu else None
+            )
+        except Exception:
+            if self._client.status == "running":
+                raise
+            raise self._gone() from None
+
+    def cancel(self, futures: list[Any]) -> None:
+        if futures and self._client.status == "running":
+            self._client.cancel(futures, force=True)
+
+    def result_of(self, future: Any) -> Any:
+        """The result, a Failure, or NOT_YET if a worker died between finishing and handing over."""
+        from distributed.client import FutureCancelledError
+        from distributed.scheduler import KilledWorker
+
+        try:
+            return future.result(timeout=ANSWER_TIMEOUT_S)
+        except KilledWorker as error:
+            return Failure(error=error, details=str(error), killed=True)
+        except FutureCancelledError:
+            raise self._gone() from None
+        except Exception as error:
+            if isinstance(error, TimeoutError) and future.status != "error":
+                return NOT_YET
+            if self._site is not None and _is_missing_code(error):
+                error = BuildError(
+                    f"a process of {self._where} cannot run our code ({_one_line(error)}); "
+                    "install the same environment everywhere"
+                )
+            return Failure(error=error, details=traceback.format_exc())
+
+
+def _on_scheduler(client: Client, site: Site) -> Any:
+    try:
+        return client.run_on_scheduler(difference, site)
+    except ImportError as error:
+        return error
+
+
+def _is_missing_code(error: BaseException) -> bool:
+    """Whether a worker or the scheduler could not even read the task."""
+    return isinstance(error, ModuleNotFoundError) or "deserializ" in str(error)
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _say(line: str) -> None:
+    """Print a line above whatever progress bar there is."""
+    tqdm.write(line, file=sys.stderr)
 
 
 @contextmanager
@@ -158,8 +357,12 @@ def _connect(config: GraphConfig) -> Iterator[Client]:
             f"no dask scheduler answers at {config.scheduler} ({type(error).__name__}); "
             "start one with `dask scheduler`, or leave --scheduler out"
         ) from None
-    with client:
-        yield client
+    with _quiet_dask():
+        try:
+            yield client
+        finally:
+            with suppress(TimeoutError):
+                client.close(timeout=CLOSE_TIMEOUT_S)
 
 
 @contextmanager
@@ -168,6 +371,8 @@ def _local_cluster(config: GraphConfig, gpus: int) -> Iterator[Client]:
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
+    if config.dashboard and importlib.util.find_spec("bokeh") is None:
+        raise ConfigError("--dashboard needs bokeh, which is not installed: pip install bokeh")
     cpus = config.workers or (2 if gpus else len(os.sched_getaffinity(0)))
     # One core each: the same number of threads whatever the number of workers is what makes
     # the networks' results the same.
@@ -177,7 +382,11 @@ def _local_cluster(config: GraphConfig, gpus: int) -> Iterator[Client]:
         spec[f"gpu-{i}"] = _worker(Nanny, {**env, "CUDA_VISIBLE_DEVICES": str(i)}, {GPU: 1})
     scheduler = {
         "cls": Scheduler,
-        "options": {"host": LOCAL_HOST, "dashboard": False, "dashboard_address": None},
+        "options": {
+            "host": LOCAL_HOST,
+            "dashboard": config.dashboard,
+            "dashboard_address": f"{LOCAL_HOST}:0" if config.dashboard else None,
+        },
     }
     settings = {
         "distributed.worker.memory.target": False,
@@ -227,29 +436,6 @@ def _worker(cls: type, env: dict[str, str], resources: dict[str, int]) -> dict[s
     return {"cls": cls, "options": options}
 
 
-def _wait_for_workers(client: Client, config: GraphConfig, needs_gpu: bool) -> int:
-    """Tasks to keep under way: one per thread.
-
-    A task that waits behind one that kills its worker would share the blame; the gap
-    between two tasks is milliseconds, a task seconds.
-    """
-    deadline = time.monotonic() + config.worker_timeout_s
-    while True:
-        workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        able = [worker for worker in workers if not needs_gpu or worker["resources"].get(GPU, 0) >= 1]
-        if able:
-            return sum(worker["nthreads"] for worker in workers)
-        if time.monotonic() > deadline:
-            found = f"{len(workers)} worker(s), none with the resource {GPU}" if workers else "no workers"
-            remedy = f"start them with `dask worker ADDRESS --resources {GPU}=1`, or use --device cpu"
-            where = config.scheduler or "the local cluster"
-            raise BuildError(
-                f"{where} has {found} after {config.worker_timeout_s:.0f} s; "
-                + (remedy if needs_gpu else "start some with `dask worker ADDRESS`")
-            )
-        time.sleep(0.2)
-
-
 @contextmanager
 def _quiet_dask() -> Iterator[None]:
     """Dying workers are reported by us; dask's own lines about them would hide the progress bar."""
@@ -267,22 +453,5 @@ def _quiet_dask() -> Iterator[None]:
 def _call(task: Task) -> Any:
     try:
         return task.function(task.argument)
-    except Exception as error:
-        return Failure(error=error, details=traceback.format_exc())
-
-
-def _result_of(future: Any) -> Any:
-    """The result, waiting again if a worker died between finishing a task and handing it over."""
-    from distributed.client import FutureCancelledError
-    from distributed.scheduler import KilledWorker
-
-    try:
-        return future.result()
-    except KilledWorker as error:
-        return Failure(error=error, details=str(error), killed=True)
-    except FutureCancelledError as error:
-        return Failure(
-            error=BuildError(f"a task was cancelled ({error}); is the scheduler still there?"), details=""
-        )
     except Exception as error:
         return Failure(error=error, details=traceback.format_exc())

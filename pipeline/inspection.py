@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.shards.reader import ShardSet
+from pipeline.errors import ShardError
+from pipeline.shards.manifest import ClipEntry
+from pipeline.shards.reader import ShardSet, locate
 from pipeline.shards.verify import layers
 
 
@@ -172,6 +174,23 @@ def compare_layers(shards: ShardSet, old: str, new: str) -> LayerDifference:
     )
 
 
+def class_names(shards: ShardSet, layer: str, clip: ClipEntry, frame: int) -> list[str]:
+    """The class of every instance of a frame, in their order.
+
+    Raises:
+        ShardError: the set knows no such class: the table is damaged.
+    """
+    classes = shards.manifest.classes
+    indices = shards.instances(layer, clip, frame).class_index.tolist()
+    if any(index >= len(classes) for index in indices):
+        file, row = locate(clip, frame)
+        raise ShardError(
+            f"{shards.masks_file(layer, file).path}: row {row}: class {max(indices)} of {len(classes)}; "
+            "the file is damaged: make the layer again with `instance-motion remask`"
+        )
+    return [classes[index] for index in indices]
+
+
 def _summarise_layer(shards: ShardSet, name: str, frames: int) -> LayerSummary:
     per_class: Counter[str] = Counter()
     lengths: list[int] = []
@@ -182,7 +201,7 @@ def _summarise_layer(shards: ShardSet, name: str, frames: int) -> LayerSummary:
             found = shards.instances(name, clip, frame)
             instances += len(found)
             empty += not len(found)
-            per_class.update(shards.manifest.classes[index] for index in found.class_index)
+            per_class.update(class_names(shards, name, clip, frame))
             clip_tracks.update(found.track.tolist())
             if frame:
                 matchable += len(found)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -24,10 +23,10 @@ from pipeline.flow import FlowConfig, compute_flow, dequantise
 from pipeline.matching import MaskConfig, Match, Selection, match, overlaps, select
 from pipeline.shards.codec import encode_labels
 from pipeline.shards.evidence import OVERLAP_PROBABILITY, FrameEvidence, Overlaps
-from pipeline.shards.hdf5 import publish
 from pipeline.shards.manifest import ClipEntry, FileEntry, Manifest, MasksEntry, file_name
 from pipeline.shards.masks import FrameMasks, Instances, Pairs, encode_masks
 from pipeline.shards.reader import ShardSet, locate
+from pipeline.shards.storage import Location, open_store
 from pipeline.tracks import TrackFrame, link
 
 
@@ -47,7 +46,7 @@ class MaskedFrame:
 class SelectJob:
     """Step 1 for one file of a published set; small, so that it can travel to a worker."""
 
-    folder: Path
+    folder: Location
     manifest: Manifest
     config: MaskConfig
     index: int
@@ -58,7 +57,7 @@ def masks_entry(config: MaskConfig) -> MasksEntry:
     return MasksEntry(config=to_dict(config), digest=digest(to_dict(config)))
 
 
-def jobs(folder: Path, manifest: Manifest, config: MaskConfig) -> list[SelectJob]:
+def jobs(folder: Location, manifest: Manifest, config: MaskConfig) -> list[SelectJob]:
     """Step 1 for every file of the set."""
     indices = sorted(int(name.removesuffix(".h5")) for name in manifest.evidence)
     clips_of_file = _clips_by_file(manifest)
@@ -90,7 +89,7 @@ def select_file(job: SelectJob) -> list[MaskedFrame]:
 
 
 def write_layer(
-    folder: Path,
+    folder: Location,
     manifest: Manifest,
     name: str,
     config: MaskConfig,
@@ -106,7 +105,7 @@ def write_layer(
     Returns:
         The layer's manifest entry, its files listed by name whatever the order.
     """
-    entry = masks_entry(config)
+    entry, store = masks_entry(config), open_store(folder)
     waiting: dict[int, list[MaskedFrame]] = {}
     tracks: dict[int, dict[int, np.ndarray]] = {}  # file -> row -> track ids
     clips_of_file = _clips_by_file(manifest)
@@ -119,7 +118,7 @@ def write_layer(
                 _link_clip(clip.files, waiting, config, tracks)
         for ready in [file for file in waiting if len(tracks.get(file, ())) == len(waiting[file])]:
             data = _encode(manifest, entry.digest, ready, waiting[ready], tracks[ready])
-            publish(folder / "masks" / name / file_name(ready), data)
+            store.write(f"masks/{name}/{file_name(ready)}", data)
             sha256 = hashlib.sha256(data).hexdigest()
             files[file_name(ready)] = FileEntry(sha256=sha256, bytes=len(data), frames=len(waiting[ready]))
             progress(len(waiting[ready]))
@@ -134,8 +133,7 @@ def _masked_segment(
     size = shards.manifest.size
     previous: tuple[FrameEvidence, Selection, tuple[int, int]] | None = None
     for at in rows:
-        file = shards.evidence_file(at[0])
-        evidence = FrameEvidence(detections=file.detections(at[1]), overlaps=file.overlaps(at[1]))
+        evidence = _evidence(shards, at)
         selection = select(evidence.detections, size, config)
         table, direct = Overlaps.empty(), _no_match()
         if previous is not None:
@@ -145,6 +143,16 @@ def _masked_segment(
             direct = match(previous[1].detection, selection.detection, table, config.min_iou)
         previous = (evidence, selection, at)
         yield _masked_frame(evidence, selection, table, direct)
+
+
+def _evidence(shards: ShardSet, at: tuple[int, int]) -> FrameEvidence:
+    """Of the frame at (file, row), without its flow."""
+
+    def read() -> FrameEvidence:
+        file = shards.evidence_file(at[0])
+        return FrameEvidence(detections=file.detections(at[1]), overlaps=file.overlaps(at[1]))
+
+    return shards.reading("evidence", at[0], read)
 
 
 def _overlaps_again(
@@ -158,13 +166,17 @@ def _overlaps_again(
 ) -> Overlaps:
     """Overlaps at a mask probability other than the one that the evidence was counted at."""
     size = shards.manifest.size
-    kept = shards.evidence_file(here[0]).flow(here[1])
+    kept = shards.reading("evidence", here[0], lambda: shards.evidence_file(here[0]).flow(here[1]))
     if kept is not None:
         flow = dequantise(kept, size)
     else:
-        images = [shards.frames_file(index).image(row) for index, row in (before, here)]
+        images = [_image(shards, index, row) for index, row in (before, here)]
         flow = compute_flow(images[0], images[1], flow_config)
     return overlaps(prev.detections, next_.detections, flow, size, config.mask_probability)
+
+
+def _image(shards: ShardSet, index: int, row: int) -> np.ndarray:
+    return shards.reading("frames", index, lambda: shards.frames_file(index).image(row))
 
 
 def _masked_frame(

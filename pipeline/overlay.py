@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from pipeline.errors import ShardError
+from pipeline.inspection import class_names
 from pipeline.shards.hdf5 import publish
 from pipeline.shards.manifest import ClipEntry
 from pipeline.shards.reader import ShardSet
@@ -30,13 +31,12 @@ def draw(shards: ShardSet, layer: str, clip: ClipEntry, frame: int) -> np.ndarra
     """(H, W, 3) uint8 RGB: the frame, instances tinted by track, outlined, with class and id."""
     picture = shards.image(clip, frame).copy()
     labels, instances = shards.labels(layer, clip, frame), shards.instances(layer, clip, frame)
-    for row in range(len(instances)):
+    for row, name in enumerate(class_names(shards, layer, clip, frame)):
         mask = labels == row + 1
         colour = np.array(track_colour(int(instances.track[row])))
         picture[mask] = (0.55 * picture[mask] + 0.45 * colour).astype(np.uint8)
         outlines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, outlines, -1, tuple(map(int, colour)), 1, cv2.LINE_AA)
-        name = shards.manifest.classes[instances.class_index[row]]
         _write(picture, f"{name} {instances.track[row]}", instances.box[row], colour)
     return picture
 

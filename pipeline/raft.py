@@ -13,10 +13,10 @@ wide the image is. Training saw all of these equally, so cells are read back at 
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from torchvision.models.optical_flow import (
 
 from pipeline.errors import DetectorError
 from pipeline.flow import Flow, FlowConfig
+from pipeline.tensor_files import are_plain_tensors, read_tensors
 
 _FACTOR, _MIN_SIDE = 8, 128
 _CELL_CENTRE = 3.5  # of RAFT-small's cells, pixels from their first pixel
@@ -147,14 +148,13 @@ def _read(path: Path) -> dict[str, Tensor]:
             f"{path}: RAFT weights not found; give the path of a .pth file with --raft-weights"
         )
     try:
-        # weights_only: a pickle may hold programs, weights need none.
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+        state = read_tensors(path)
+    except (pickle.UnpicklingError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise DetectorError(f"{path}: no weights file or damaged ({reason}); fetch it again") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not are_plain_tensors(state):
         raise DetectorError(f"{path}: holds no table of tensors; give RAFT's state_dict")
-    return {str(key): value for key, value in state.items()}
+    return dict(state)
 
 
 def _fetched(size: str) -> tuple[Mapping[str, Tensor], str]:

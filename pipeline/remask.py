@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +13,16 @@ from pipeline.lease import lease
 from pipeline.mask_layer import MaskedFrame, SelectJob, jobs, masks_entry, select_file, write_layer
 from pipeline.matching import MaskConfig
 from pipeline.progress import Progress
-from pipeline.shards.manifest import Manifest, MasksEntry, check_layer_name, read_manifest, write_manifest
+from pipeline.shards.hdf5 import remove_leftovers
+from pipeline.shards.manifest import Manifest, MasksEntry, check_layer_name, read_manifest, update_manifest
+from pipeline.shards.storage import Location, parse_location
 
 WORTH_WORKERS = 4000
 """Frames from which starting worker processes pays."""
 
 
 def remask(
-    folder: Path,
+    location: Location,
     name: str,
     config: MaskConfig,
     graph: GraphConfig,
@@ -29,39 +32,69 @@ def remask(
 ) -> MasksEntry:
     """Make masks layer `name` of a shard set, byte for byte what a full build would make.
 
-    A layer of that name with the same settings is left as it is.
+    A layer of that name with the same settings is left as it is, unless it is to be replaced.
+
+    A local folder has one writer at a time. A URL has no such lease: two that make the same layer there
+    write the same bytes under the same names; two that make different layers both end up in the manifest,
+    which is read again just before it is replaced, and replaced only if nobody has done so between, where
+    the store can tell (`ObjectStore.update`); two that make one layer under different settings are
+    told apart then, and the second one fails.
 
     Raises:
-        ShardError: no shard set, or damaged evidence.
+        ShardError: no shard set, damaged evidence, or a store that cannot be reached.
         BuildError: the set is being written, or has a layer of that name with other settings.
     """
     check_layer_name(name)
-    folder = folder.absolute()
-    read_manifest(folder)  # before a lease file is left in a folder that is no shard set
-    with lease(folder, "instance-motion remask"):
-        manifest = read_manifest(folder)
+    location = parse_location(location)
+    if isinstance(location, Path):
+        location = location.absolute()
+    read_manifest(location)  # before a lease file is left in a folder that is no shard set
+    with _one_writer(location):
+        manifest = read_manifest(location)
         existing = manifest.masks.get(name)
-        if existing is not None and existing.digest == masks_entry(config).digest:
-            return existing
         if existing is not None and not replace_layer:
+            if existing.digest == masks_entry(config).digest:
+                return existing
             raise BuildError(
-                f"{folder} has a masks layer {name!r} with other settings; "
+                f"{location} has a masks layer {name!r} with other settings; "
                 "choose another --name, or add --replace"
             )
         frames = sum(entry.frames for entry in manifest.evidence.values())
         if graph.workers is None and graph.scheduler is None and frames < WORTH_WORKERS:
             graph = replace(graph, workers=0)
         with open_graph(graph) as opened, Progress("masks", frames, quiet=quiet) as bar:
-            entry = make_layer(folder, manifest, name, config, opened, bar)
-        write_manifest(folder, manifest.with_masks(name, entry))
+            entry = make_layer(location, manifest, name, config, opened, bar)
+
+        def with_layer(now: Manifest | None) -> Manifest:
+            if now is None or now.set_id != manifest.set_id:
+                raise BuildError(f"{location} has become another set meanwhile; run remask again")
+            if now.masks.get(name) not in (existing, entry):
+                raise BuildError(
+                    f"{location}: another process has made layer {name!r} with other settings meanwhile, and "
+                    "files of both may be mixed; run it again with --replace"
+                )
+            return now.with_masks(name, entry)
+
+        update_manifest(location, with_layer)
         return entry
 
 
+@contextmanager
+def _one_writer(location: Location) -> Iterator[None]:
+    """The lease of a local folder; for a URL there is none."""
+    if not isinstance(location, Path):
+        yield
+        return
+    with lease(location, "instance-motion remask"):
+        remove_leftovers(location)
+        yield
+
+
 def make_layer(
-    folder: Path, manifest: Manifest, name: str, config: MaskConfig, graph: Graph, bar: Progress
+    location: Location, manifest: Manifest, name: str, config: MaskConfig, graph: Graph, bar: Progress
 ) -> MasksEntry:
     """Make the files of a masks layer and return its manifest entry. The caller holds the lease."""
-    waiting = iter(jobs(folder, manifest, config))
+    waiting = iter(jobs(location, manifest, config))
 
     def next_task() -> Task | None:
         job = next(waiting, None)
@@ -78,4 +111,4 @@ def make_layer(
                 raise result.error
             yield job.index, result
 
-    return write_layer(folder, manifest, name, config, selected(), bar.advance)
+    return write_layer(location, manifest, name, config, selected(), bar.advance)

@@ -27,6 +27,9 @@ from training.geometry import se3
 from training.geometry.camera import NEAR, inverse_intrinsics, resize_intrinsics
 from training.geometry.sampling import inside, resize, sample_points
 
+MOST = 1000
+"""Steps, sizes or depths; more would not end, and a checkpoint from somebody else may ask for any."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentConfig:
@@ -66,6 +69,12 @@ class AlignmentConfig:
     def __post_init__(self) -> None:
         if self.camera_steps < 0 or self.object_steps < 0:
             raise ConfigError("camera_steps and object_steps must be 0 or more")
+        for name in ("camera_steps", "object_steps"):
+            if getattr(self, name) > MOST:
+                raise ConfigError(f"{name} must be at most {MOST}, got {getattr(self, name)}")
+        for name in ("camera_shrink", "object_windows", "static_depths"):
+            if len(getattr(self, name)) > MOST:
+                raise ConfigError(f"{name} must be {MOST} or fewer, got {len(getattr(self, name))}")
         if not self.camera_shrink or min(self.camera_shrink) < 1:
             raise ConfigError(f"camera_shrink must be factors of 1 or more, got {self.camera_shrink}")
         if not self.object_windows or any(side < 1 or side % 2 == 0 for side in self.object_windows):

@@ -59,6 +59,14 @@ class PackedBatch(Batch):
     A third of the bytes, and shipping them is what a worker's help costs.
     """
 
+    def shared(self) -> PackedBatch:
+        """The same batch in memory that another process can read.
+
+        Raises:
+            RuntimeError: there is no room for it (/dev/shm).
+        """
+        return _each_tensor(self, lambda tensor: tensor.share_memory_() if tensor.numel() else tensor)
+
     def unpack(self, device: torch.device | str = "cpu") -> Batch:
         """Move to a device, then to float there."""
         moved = self.to(device)

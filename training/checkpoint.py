@@ -1,7 +1,7 @@
 """Checkpoints: one file that a run goes on from exactly, or that others predict with.
 
-A checkpoint holds tensors and plain values only and is read with `weights_only=True`: a file
-that carries code is refused, not run. Files are written whole or not at all.
+A checkpoint holds tensors and plain values only and is read by `pipeline.tensor_files`: a file that
+carries code, or claims more than it holds, is refused. Files are written whole or not at all.
 
     format, version   "instance-motion checkpoint", 1
     config            the resolved configuration, JSON
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,8 +27,9 @@ import torch
 from pipeline.configuration import from_dict, to_dict
 from pipeline.errors import ConfigError, TrainingError
 from pipeline.shards.hdf5 import publish
+from pipeline.tensor_files import are_plain_tensors, is_plain_tensor, read_tensors
 from training.config import TrainConfig
-from training.networks.build import Networks, make_networks
+from training.networks.build import Networks, NetworksConfig, make_networks
 
 FORMAT, VERSION = "instance-motion checkpoint", 1
 KEYS = {"format", "version", "config", "networks", "averaged", "optimiser", "progress", "random"}
@@ -42,6 +44,11 @@ class Progress:
     epoch_step: int = 0
     bad_in_a_row: int = 0
     best_loss: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("step", "epoch", "epoch_step", "bad_in_a_row"):
+            if not 0 <= getattr(self, name) < 1 << 48:
+                raise ConfigError(f"progress.{name} is {getattr(self, name):.0f}, expected a count")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,39 +98,38 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         TrainingError: no such file, damaged, carrying code, or of another version.
     """
     try:
-        data = torch.load(path, map_location=device, weights_only=True)
+        data = read_tensors(path, device)
     except FileNotFoundError:
         raise TrainingError(f"{path} does not exist; give a checkpoint that `train` wrote") from None
-    except (IsADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise TrainingError(f"{path} cannot be read ({error.strerror}); give a checkpoint file") from None
     except pickle.UnpicklingError:
         raise TrainingError(
             f"{path} is damaged, or holds code besides tensors and plain values and was not read; do not use it"
         ) from None
-    except Exception as error:  # a damaged file makes the unpickler stumble in many ways
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TrainingError(f"{path} is damaged or not a checkpoint ({first[:120]}); use another") from None
+    except ValueError as error:
+        raise TrainingError(f"{path} is damaged or not a checkpoint ({error}); use another") from None
     if not isinstance(data, dict):
         raise TrainingError(f"{path} is not a checkpoint of instance-motion")
     found = data.get("format"), data.get("version")
     if found != (FORMAT, VERSION):
         raise TrainingError(
-            f"{path} is {found[0]} version {found[1]}, expected {FORMAT} version {VERSION}; "
+            f"{path} is {_word(found[0])} version {_word(found[1])}, expected {FORMAT} version {VERSION}; "
             "use the release that wrote it"
         )
     if set(data) != KEYS:
-        odd = sorted(KEYS ^ set(data))[0]
+        odd = min(_word(key) for key in KEYS ^ set(data))
         raise TrainingError(f"{path}: {odd!r} is {'missing' if odd in KEYS else 'unknown'}; it is damaged")
     try:
         config = from_dict(TrainConfig, json.loads(data["config"]), where=str(path))
         progress = from_dict(Progress, data["progress"], where="progress")
     except (ConfigError, TypeError, ValueError, RecursionError) as error:
-        raise TrainingError(f"{path} is damaged ({error})") from None
+        raise TrainingError(f"{path} is damaged ({' '.join(str(error).split())})") from None
     for name, is_right in {
-        "networks": _holds_tensors(data["networks"]),
-        "averaged": data["averaged"] is None or _holds_tensors(data["averaged"]),
+        "networks": are_plain_tensors(data["networks"]),
+        "averaged": data["averaged"] is None or are_plain_tensors(data["averaged"]),
         "optimiser": isinstance(data["optimiser"], dict),
-        "random": _holds_tensors(data["random"]) and "cpu" in data["random"],
+        "random": are_plain_tensors(data["random"]) and "cpu" in data["random"],
     }.items():
         if not is_right:
             raise TrainingError(f"{path} is damaged ({name} does not hold what it should); use another")
@@ -137,8 +143,13 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     )
 
 
-def _holds_tensors(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(torch.is_tensor, value.values()))
+def _word(value: Any) -> str:
+    """What a file says of itself, where it is a word or a number."""
+    return (
+        str(value)[:60]
+        if value is None or isinstance(value, str | bool | float)
+        else (str(value) if isinstance(value, int) and abs(value) < 1 << 63 else f"a {type(value).__name__}")
+    )
 
 
 def find_run(out: Path, resume: bool) -> Checkpoint | None:
@@ -206,32 +217,97 @@ def restore_networks(checkpoint: Checkpoint, device: torch.device | str) -> Netw
         TrainingError: its weights are not those of the networks that it names.
     """
     config = checkpoint.config
-    motion = config.objective.motion
-    networks = make_networks(config.networks.without_downloads(), motion.object_input, motion.crop_px)
-    fill(networks, checkpoint.weights, "the checkpoint")
+    networks = filled_networks(config, config.networks, checkpoint.weights, "the checkpoint")
     return networks.to(device).eval()
 
 
-def fill(networks: Networks, state: dict[str, torch.Tensor], where: str) -> None:
-    """Load weights, all of them.
+def filled_networks(
+    config: TrainConfig, chosen: NetworksConfig, state: dict[str, torch.Tensor], where: str
+) -> Networks:
+    """The chosen networks with weights from a file.
+
+    Raises:
+        TrainingError: one line with the first weight that does not fit; nothing has been allocated then.
+    """
+    motion, chosen = config.objective.motion, chosen.without_downloads()
+    with torch.device("meta"):  # as large as a hostile configuration wants them, and without memory
+        require_fit(make_networks(chosen, motion.object_input, motion.crop_px), state, where)
+    networks = make_networks(chosen, motion.object_input, motion.crop_px)
+    networks.load_state_dict(state)
+    return networks
+
+
+def require_fit(networks: Networks, state: dict[str, torch.Tensor], where: str) -> None:
+    """Refuse weights that are not those of the networks, all of them.
 
     Raises:
         TrainingError: one line with the first weight that does not fit.
     """
+    others = "its networks are others than the configuration's"
     own = networks.state_dict()
-    odd = sorted(set(own) ^ set(state))
-    if odd:
-        raise TrainingError(
-            f"{where}: weights {odd[0]} are {'missing' if odd[0] in own else 'unknown'}; "
-            "its networks are others than the configuration's"
-        )
+    if odd := sorted(set(own) ^ set(state)):
+        missing = "missing" if odd[0] in own else "unknown"
+        raise TrainingError(f"{where}: weights {odd[0][:80]} are {missing}; {others}")
     for name, value in state.items():
-        if own[name].shape != value.shape:
-            raise TrainingError(
-                f"{where}: weights {name} are {tuple(value.shape)}, expected {tuple(own[name].shape)}; "
-                "its networks are others than the configuration's"
+        for found, expected in ((tuple(value.shape), tuple(own[name].shape)), (value.dtype, own[name].dtype)):
+            if found != expected:
+                raise TrainingError(f"{where}: weights {name} are {found}, expected {expected}; {others}")
+
+
+def restore_optimiser(optimiser: torch.optim.Optimizer, found: dict[str, Any], where: str) -> None:
+    """Put back an optimiser's state: of these weights and settings, and nothing else.
+
+    Raises:
+        TrainingError: one line with what does not fit.
+    """
+    own, wrong = optimiser.state_dict(), f"{where} is damaged (optimiser: "
+    groups, state = found.get("param_groups"), found.get("state")
+    if not (isinstance(groups, list) and isinstance(state, dict) and len(groups) == len(own["param_groups"])):
+        raise TrainingError(
+            f"{wrong}expected {len(own['param_groups'])} groups and their state); use another"
+        )
+    for number, (group, expected) in enumerate(zip(groups, own["param_groups"], strict=True)):
+        for name, value in expected.items():
+            # The rate follows the step; what another release of torch does not know keeps its default.
+            same = isinstance(group, dict) and (
+                _is_rate(group.get(name)) if name == "lr" else _same(group.get(name, value), value)
             )
-    networks.load_state_dict(state)
+            if not same:
+                raise TrainingError(f"{wrong}{name} of group {number} is another); use another")
+    weights = [each for group in optimiser.param_groups for each in group["params"]]
+    for index, values in state.items():
+        fits = (
+            isinstance(index, int)
+            and 0 <= index < len(weights)
+            and isinstance(values, dict)
+            and set(values) == {"step", "exp_avg", "exp_avg_sq"}
+            and all(map(is_plain_tensor, values.values()))
+            and all(
+                value.shape == (torch.Size() if name == "step" else weights[index].shape)
+                and value.dtype == torch.float32
+                for name, value in values.items()
+            )
+        )
+        if not fits:
+            raise TrainingError(
+                f"{wrong}what it knows of weight {_word(index)} does not fit it); use another"
+            )
+    optimiser.load_state_dict(found)
+
+
+def _is_rate(value: Any) -> bool:
+    return isinstance(value, float) and 0 <= value < math.inf
+
+
+def _same(found: Any, expected: Any) -> bool:
+    """Equal plain values; lists of numbers may have become tuples."""
+    if isinstance(expected, (list, tuple)):
+        return (
+            isinstance(found, (list, tuple))
+            and len(found) == len(expected)
+            and all(map(_same, found, expected))
+        )
+    return type(found) is type(expected) and found == expected
 
 
 def random_states() -> dict[str, torch.Tensor]:
@@ -243,8 +319,16 @@ def random_states() -> dict[str, torch.Tensor]:
 
 
 def set_random_states(states: dict[str, torch.Tensor]) -> None:
-    """Put back what `random_states` gave; devices that are not here are left out."""
-    torch.set_rng_state(states["cpu"].cpu())
-    for name, state in states.items():
-        if name.startswith("cuda:") and int(name[5:]) < torch.cuda.device_count():
-            torch.cuda.set_rng_state(state.cpu(), int(name[5:]))
+    """Put back what `random_states` gave; devices that are not here are left out.
+
+    Raises:
+        TrainingError: not a state of such a generator.
+    """
+    try:
+        torch.set_rng_state(states["cpu"].cpu())
+        for number in range(torch.cuda.device_count()):
+            if f"cuda:{number}" in states:
+                torch.cuda.set_rng_state(states[f"cuda:{number}"].cpu(), number)
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise TrainingError(f"the checkpoint is damaged (random: {reason}); use another") from None

@@ -14,17 +14,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from pipeline.errors import ConfigError, InstanceMotionError, ShardError
+from pipeline.errors import ConfigError, InstanceMotionError, ShardError, TrainingError
 from pipeline.shards.manifest import ClipEntry
 from pipeline.shards.reader import ShardSet, locate
+from pipeline.shards.storage import Location, parse_location
 from training.augment import NUMBERS, Augmentation, AugmentConfig, draw
 from training.batches import Batch, PackedBatch, Sample, StoredWindow, assemble, collate
 from training.sampler import SampleKey, Sampler, SamplerState, augmentation_numbers
@@ -39,6 +39,8 @@ from training.windows import (
     summarise,
 )
 
+MAX_SIDE = 1 << 13
+"""Pixels of a side of training frames; a checkpoint from somebody else may ask for any."""
 _START = SamplerState()
 
 
@@ -46,12 +48,14 @@ _START = SamplerState()
 class ShardSource:
     """One shard set, one of its masks layers, and its weight among the sets."""
 
-    folder: Path
+    folder: Location
+    """A folder or a URL, such as s3://bucket/kitti."""
     layer: str = "default"
     weight: float = 1.0
     """Share of this set in the samples of an epoch, in any unit that all sets share."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", parse_location(self.folder))
         if not 0 < self.weight < float("inf"):
             raise ConfigError(f"{self.folder}: weight must be a positive number, got {self.weight}")
 
@@ -103,8 +107,8 @@ class DataConfig:
                 raise ConfigError(f"{name} must be at least {low}, got {value}")
         if not self.strides or min(self.strides) < 1 or len(set(self.strides)) != len(self.strides):
             raise ConfigError(f"strides must be different numbers from 1 on, got {self.strides}")
-        if self.size is not None and min(self.size) < 1:
-            raise ConfigError(f"size must be width and height in pixels, got {self.size}")
+        if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= MAX_SIDE:
+            raise ConfigError(f"size must be width and height in pixels, up to {MAX_SIDE}, got {self.size}")
         if not 0 <= self.validation_share < 1:
             raise ConfigError(f"validation_share must lie in [0, 1), got {self.validation_share}")
 
@@ -150,7 +154,8 @@ class WindowDataset(Dataset):
         """A whole batch. What the user can mend is returned, not raised: the loader would wrap a
         worker's exception into pages of traceback."""
         try:
-            return collate([self[key] for key in keys], self.size, self.config.frames)
+            batch = collate([self[key] for key in keys], self.size, self.config.frames)
+            return batch if get_worker_info() is None else _shared(batch)
         except InstanceMotionError as error:
             return error
 
@@ -164,14 +169,16 @@ class WindowDataset(Dataset):
         matches = [matched_labels(shards, layer, clip, frame, stride) for frame in frames[1:]]
         where = f"{shards.folder}: layer {layer}, clip {clip.name}"
         _check_tables(where, frames, classes, matches, len(shards.manifest.classes))
+        times_s = np.array([_time_s(shards, clip, frame) for frame in frames])
+        _check_camera(where, clip.intrinsics, times_s)
         return StoredWindow(
             images=[shards.image(clip, frame) for frame in frames],
             labels=[shards.labels(layer, clip, frame) for frame in frames],
             matches=matches,
             classes=classes,
-            times_s=np.array([_time_s(shards, clip, frame) for frame in frames]),
+            times_s=times_s,
             K=clip.intrinsics,
-            name=f"{shards.folder.name}/{clip.name}:{first}",
+            name=f"{shards.name}/{clip.name}:{first}",
         )
 
     def describe(self) -> tuple[SetSummary, ...]:
@@ -194,6 +201,11 @@ class Loader:
     ) -> None:
         self.dataset, self.sampler, self.state, self.device = dataset, sampler, state, device
         config = dataset.config
+        if state.step >= sampler.steps:  # no batch would ever come
+            raise ConfigError(
+                f"batch {state.step} of an epoch of {sampler.steps} batches is asked for; the shard sets are "
+                "others than those of the run: put them back, or start a new run with init_from"
+            )
         self._remaining = _Remaining(sampler, state)
         self._batches: DataLoader = DataLoader(
             dataset,
@@ -315,6 +327,16 @@ def _check_tables(
                 )
 
 
+def _check_camera(where: str, K: np.ndarray, times_s: np.ndarray) -> None:
+    """What everything is divided by must be numbers."""
+    if not (np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0 and np.array_equal(K[2], (0, 0, 1))):
+        raise ShardError(
+            f"{where}: its intrinsics are no camera's ({K[0, 0]:g}, {K[1, 1]:g} px); rebuild the set"
+        )
+    if not (np.isfinite(times_s).all() and (np.diff(times_s) > 0).all()):
+        raise ShardError(f"{where}: its times do not rise from frame to frame; rebuild the set")
+
+
 def _time_s(shards: ShardSet, clip: ClipEntry, frame: int) -> float:
     index, row = locate(clip, frame)
     return float(shards.frames_file(index).timestamps_s[row])
@@ -331,6 +353,17 @@ class _Remaining:
 
     def __len__(self) -> int:
         return self.sampler.steps - self.state.step
+
+
+def _shared(batch: PackedBatch) -> PackedBatch:
+    """Here already: where the queue's own thread does it and fails, the batch is lost and waited for."""
+    try:
+        return batch.shared()
+    except RuntimeError as error:
+        raise TrainingError(
+            f"no room to ship a batch ({str(error).splitlines()[0][:120]}); make shared memory (/dev/shm) "
+            "larger, batches smaller, or set data.workers 0"
+        ) from None
 
 
 def _as_it_is(item: Any) -> Any:

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -31,6 +29,8 @@ from training.anchors import initial_log_heights
 from training.checkpoint import Checkpoint, Progress
 from training.config import OptimiserConfig, TrainConfig
 from training.data import Batch, Loader, make_loader
+from training.interruptions import one_line_of_lost_processes, stop_on_signal
+from training.lease import run_lease
 from training.networks.build import Networks, make_networks
 from training.objective import ObjectiveConfig, Step, training_step
 from training.record import Record
@@ -71,10 +71,16 @@ def train(
     Raises:
         ConfigError:   settings that do not fit each other, the data or the machine.
         ShardError:    data that are missing or damaged.
-        TrainingError: `out` holds a run and `resume` is not set, or the other way round; a
-            checkpoint that does not fit; losses that keep being no numbers.
+        TrainingError: `out` holds a run and `resume` is not set, or the other way round, or another
+            training writes into it; a checkpoint that does not fit; losses that keep being no numbers; a
+            data worker or another process of this training that was killed.
     """
-    with join_world(config.device) as world, _stop_on_signal() as stop:
+    with (
+        join_world(config.device) as world,
+        one_line_of_lost_processes(world),
+        run_lease(out, world),
+        stop_on_signal() as stop,
+    ):
         found = checkpoints.find_run(out, resume)
         return _Training(config, out, world, found, quiet, say).run(stop)
 
@@ -128,8 +134,9 @@ class _Training:
         self.model = self._make_model()
         self.optimiser = make_optimiser(self.networks, config.optimise)
         if found is not None:
-            self.optimiser.load_state_dict(found.optimiser)
+            checkpoints.restore_optimiser(self.optimiser, found.optimiser, str(out / "last.pt"))
             if self.average is not None and found.averaged is not None:
+                checkpoints.require_fit(self.networks, found.averaged, f"{out / 'last.pt'}, averaged")
                 self.average.module.load_state_dict(found.averaged)
             checkpoints.set_random_states(found.random)
         self.record = Record(out, world.leads, first_step=self.progress.step)
@@ -217,7 +224,7 @@ class _Training:
         if in_a_row >= self.config.bad_steps:
             raise TrainingError(
                 f"{culprit} was not a number {in_a_row} steps in a row, up to step {step}; "
-                f"look at {path}, lower the rate, or resume from last.pt with other settings"
+                f"look at {path}, and start a new run with init_from and a lower rate"
             )
 
     @torch.no_grad()
@@ -320,14 +327,14 @@ class _Training:
         source = found
         if source is None and config.init_from is not None:
             source = checkpoints.load(checkpoints.checkpoint_in(config.init_from))
-        chosen = config.networks if source is None else config.networks.without_downloads()
-        networks = make_networks(chosen, motion.object_input, motion.crop_px)
         if source is not None:
             weights = source.networks if found is not None else source.weights
-            checkpoints.fill(networks, weights, str(config.init_from if found is None else self.out))
+            where = str(config.init_from if found is None else self.out)
+            networks = checkpoints.filled_networks(config, config.networks, weights, where)
             if found is None:
                 self.say(f"weights from {config.init_from}")
         else:
+            networks = make_networks(config.networks, motion.object_input, motion.crop_px)
             for line in networks.starts_from():
                 self.say(line)
         networks = networks.to(self.world.device)
@@ -370,25 +377,3 @@ def make_optimiser(networks: Networks, config: OptimiserConfig) -> torch.optim.O
     for group in groups:
         group["initial_lr"] = group["lr"]
     return kind(groups, betas=config.betas, weight_decay=config.weight_decay)
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask for a stop after the step in hand; a second Ctrl-C stops at once."""
-    asked = False
-
-    def ask(number: int, frame: object) -> None:
-        nonlocal asked
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked = True
-
-    try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: the caller's handlers stay
-        before = {}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

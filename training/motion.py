@@ -38,6 +38,9 @@ from training.instances import (
 )
 from training.pairs import Pairs
 
+MOST = {"alpha": 16, "crop_px": 1024}
+"""What takes memory; a checkpoint from somebody else may ask for any."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MotionConfig:
@@ -82,7 +85,10 @@ class MotionConfig:
             raise ConfigError(f"alpha must be 1 or more, got {self.alpha}")
         if self.crop_px < 32 or self.crop_px % 16:
             raise ConfigError(f"crop_px must be a multiple of 16 from 32 on, got {self.crop_px}")
-        if self.crop_margin < 1 or self.crop_least_px < 2:
+        for name, most in MOST.items():
+            if getattr(self, name) > most:
+                raise ConfigError(f"{name} must be at most {most}, got {getattr(self, name)}")
+        if not 1 <= self.crop_margin < math.inf or not 2 <= self.crop_least_px < math.inf:
             raise ConfigError(
                 f"crop_margin must be 1 or more and crop_least_px 2 or more, got {self.crop_margin}, {self.crop_least_px}"
             )

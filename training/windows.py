@@ -153,7 +153,7 @@ def summarise(shards: ShardSet, layer: str, table: WindowTable, frames: int) -> 
             for later in range(first + stride, first + frames * stride, stride)
         )
     return SetSummary(
-        name=shards.folder.name,
+        name=shards.name,
         clips=table.clips,
         windows=len(table),
         static_windows=table.static,

@@ -6,6 +6,8 @@ reads recipes has `from_recipe(data) -> Arguments` as well; ALIASES are other na
 
 Exit codes: 0 done; 1 it could not be done, or something in it failed (a quarantined clip, a
 damaged file); 2 the command line or a setting is wrong; 130 stopped by Ctrl-C.
+
+Every command takes --log-json FILE, which is taken out before it parses: see `pipeline.events`.
 """
 
 from __future__ import annotations
@@ -13,9 +15,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import importlib.metadata
 import io
 import os
+import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +30,7 @@ import tyro
 
 from pipeline.configuration import read_recipe
 from pipeline.errors import ConfigError, InstanceMotionError
+from pipeline.events import Event, event, json_log
 
 PROGRAM = "instance-motion"
 COMMANDS: dict[str, str] = {
@@ -32,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "remask": "new masks under other thresholds, without running a network",
     "inspect": "what is in a shard set: table, JSON, overlay video, contact sheet",
     "verify": "check every checksum and invariant of a shard set",
+    "copy": "a shard set to another folder, or to an object store and back",
     "train": "shard sets -> checkpoint: depth, camera motion, object motion",
     "predict": "checkpoint and shard set -> depth, motions, trajectories",
     "demo": "any video and a run -> video of what moves and how, and its numbers",
@@ -43,6 +50,7 @@ COMMANDS: dict[str, str] = {
     "train-detector": "train the bundled detector on streetworld, and measure it",
     "quickstart": "all of it on synthetic streets, offline, in minutes",
 }
+LOG_HELP = "Every command takes --log-json FILE: what happens, appended as JSON lines; - for standard error."
 UNPREFIXED = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
 PREFIXED = (tyro.conf.OmitSubcommandPrefixes,)
 """For a command whose settings would otherwise share names: its module says PREFIXES = True."""
@@ -50,21 +58,62 @@ PREFIXED = (tyro.conf.OmitSubcommandPrefixes,)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
-    except KeyboardInterrupt as stop:
-        print(f"\n{str(stop) or 'stopped; run the same command again to go on'}", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever reads our output has seen enough
+        log, words = _take_option(words, "--log-json", "a file, or - for standard error")
+        with json_log(log, words[0] if words else ""):
+            return _recorded(words)
+    except _EXPECTED as error:  # before there is a log
+        return _explain(error)[0]
+
+
+def _recorded(words: Sequence[str]) -> int:
+    """Run one command between its first event and its last."""
+    begin = time.monotonic()
+    event(Event.START, arguments=words, version=_version(), host=socket.gethostname(), folder=os.getcwd())
+    code, line = 1, None
+    try:
+        code = _run(words)
+    except _EXPECTED as error:
+        code, line = _explain(error)
+    except SystemExit as stop:  # help has been printed
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        raise
+    except BaseException as error:  # our bug: it keeps its traceback
+        line = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        event(Event.END, exit_code=code, seconds=round(time.monotonic() - begin, 3), error=line)
+    return code
+
+
+_EXPECTED = (KeyboardInterrupt, InstanceMotionError, OSError)
+
+
+def _explain(error: BaseException) -> tuple[int, str | None]:
+    """Print why a command ended, in one line; the exit code and the line."""
+    if isinstance(error, BrokenPipeError):  # whoever reads our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except InstanceMotionError as error:  # the user can mend it; anything else is our bug
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    except OSError as error:  # full disk, no permission: what the system says is what there is to say
+        return 0, None
+    if isinstance(error, KeyboardInterrupt):
+        line = str(error) or "stopped; run the same command again to go on"
+        print(f"\n{line}", file=sys.stderr)
+        return 130, line
+    if isinstance(error, InstanceMotionError):  # the user can mend it; anything else is our bug
+        line = f"error: {' '.join(str(error).split())}"
+    else:  # full disk, no permission: what the system says is what there is to say
+        assert isinstance(error, OSError)
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
-        return 1
+        line = f"error: {where}{error.strerror or error}"
+    print(line, file=sys.stderr)
+    return 2 if isinstance(error, ConfigError) else 1, line
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version(PROGRAM)
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"
 
 
 def _run(arguments: Sequence[str]) -> int:
@@ -92,7 +141,7 @@ def _parse(module: ModuleType, name: str, arguments: Sequence[str]) -> Any:
     if arguments and arguments[0] in getattr(module, "ALIASES", {}):
         arguments = [module.ALIASES[arguments[0]], *arguments[1:]]
     if hasattr(module, "from_recipe"):
-        recipe, arguments = _take_option(arguments, "--recipe")
+        recipe, arguments = _take_option(arguments, "--recipe", "a YAML file")
         default = module.from_recipe(read_recipe(Path(recipe)) if recipe else {})
     complaint = io.StringIO()
     try:
@@ -100,7 +149,7 @@ def _parse(module: ModuleType, name: str, arguments: Sequence[str]) -> Any:
             return tyro.cli(
                 module.Arguments,
                 prog=f"{PROGRAM} {name}",
-                description=module.__doc__,
+                description=f"{module.__doc__}\n{LOG_HELP}",
                 args=arguments,
                 default=default,
                 config=PREFIXED if getattr(module, "PREFIXES", False) else UNPREFIXED,
@@ -111,13 +160,13 @@ def _parse(module: ModuleType, name: str, arguments: Sequence[str]) -> Any:
         raise ConfigError(f"{_complaint(complaint.getvalue())}; see {PROGRAM} {name} --help") from None
 
 
-def _take_option(arguments: Sequence[str], option: str) -> tuple[str | None, list[str]]:
-    """The value of an option that decides the defaults of the others, and the rest."""
+def _take_option(arguments: Sequence[str], option: str, kind: str) -> tuple[str | None, list[str]]:
+    """The value of an option that is not the command's own to parse, and the rest; `kind` says what it is."""
     value, rest = None, list(arguments)
     for index, argument in enumerate(arguments):
         if argument == option:
             if index + 1 == len(arguments):
-                raise ConfigError(f"{option} needs a YAML file")
+                raise ConfigError(f"{option} needs {kind}")
             value, rest = arguments[index + 1], [*arguments[:index], *arguments[index + 2 :]]
         elif argument.startswith(option + "="):
             value, rest = argument.removeprefix(option + "="), [*arguments[:index], *arguments[index + 1 :]]
@@ -141,7 +190,7 @@ def _overview() -> str:
     return (
         f"usage: {PROGRAM} COMMAND ...\n\n"
         "Raw driving video in; depth, camera motion and each object's own 6-DoF motion out.\n\n"
-        f"{commands}\n\n{PROGRAM} COMMAND --help describes a command."
+        f"{commands}\n\n{PROGRAM} COMMAND --help describes a command. {LOG_HELP}"
     )
 
 

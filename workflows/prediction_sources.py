@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from evaluation.predictions import INDEX, ClipPrediction, PredictionError, read_clips
 from pipeline.errors import ConfigError
 from pipeline.shards.reader import ShardSet
+from pipeline.shards.storage import Location
 
 if TYPE_CHECKING:
     from training.checkpoint import Checkpoint
@@ -34,7 +35,7 @@ def is_predictions(path: Path) -> bool:
 
 
 def predicted_clips(
-    name: str, shards: Path | None, layer: str = "default", device: str = "auto", quiet: bool = False
+    name: str, shards: Location | None, layer: str = "default", device: str = "auto", quiet: bool = False
 ) -> Iterator[ClipPrediction]:
     """The predictions of every clip.
 

@@ -18,6 +18,7 @@ from evaluation.predictions import ClipPrediction, PredictionError, read_clips
 from evaluation.streetworld import PROTOCOL, StoredTruth, stored_truth
 from pipeline.errors import ConfigError
 from pipeline.shards.reader import ShardSet
+from pipeline.shards.storage import Location
 from pipeline.streetworld.truth import TRUTH_FILE, read_truth
 from training.pictures import colour_disparity
 from workflows.report import Panel, Picture
@@ -60,7 +61,7 @@ class Ranking:
 
 
 def best_and_worst(
-    predictions: Path | Iterable[ClipPrediction], shards: Path, streets: Path, count: int = 3
+    predictions: Path | Iterable[ClipPrediction], shards: Location, streets: Path, count: int = 3
 ) -> Ranking:
     """The frames with the lowest and the highest AbsRel, at most one of a clip in each list.
 

@@ -33,6 +33,7 @@ from evaluation.ground_truth.split_lists import (
 from evaluation.predictions import PredictionError
 from pipeline.errors import ConfigError
 from pipeline.shards.reader import ShardSet
+from workflows.locations import ShardLocation
 from workflows.masks_at_truth import nearest
 from workflows.prediction_sources import UNTRAINED, is_predictions, is_run, networks_of
 
@@ -68,8 +69,8 @@ class DepthBenchmark:
     """Width and height at which a run sees them; none: as it was trained."""
     scale_m: float | None = None
     """Metres a predicted unit; none: each image's median."""
-    masks: Path | None = None
-    """Shard set of the images whose masks tell objects from background."""
+    masks: ShardLocation | None = None
+    """Shard set (folder or URL) of the images whose masks tell objects from background."""
     layer: str = "default"
     """Masks layer."""
     available: bool = False

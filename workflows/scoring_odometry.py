@@ -17,6 +17,7 @@ from evaluation.sequence_errors import SequenceSums
 from evaluation.trajectories import chain
 from evaluation.trajectory_files import Trajectory, associate, read_trajectory
 from pipeline.errors import ConfigError
+from pipeline.shards.storage import Location
 from workflows.prediction_sources import is_predictions, is_run, predicted_clips
 
 SUFFIXES = (".txt", ".tum", ".npy", ".npz")
@@ -28,7 +29,7 @@ def score_odometry(
     *,
     alignment: Rule = "7dof",
     tolerance_s: float = 0.02,
-    shards: Path | None = None,
+    shards: Location | None = None,
     device: str = "auto",
     quiet: bool = False,
 ) -> list[Figure]:
@@ -93,7 +94,7 @@ def _score(estimate: Trajectory, truth: Trajectory, alignment: Rule, tolerance_s
     )
 
 
-def _estimates(name: str, shards: Path | None, device: str, quiet: bool) -> dict[str, Trajectory]:
+def _estimates(name: str, shards: Location | None, device: str, quiet: bool) -> dict[str, Trajectory]:
     if not is_run(name) and not is_predictions(Path(name)):
         return _trajectories(Path(name))
     return {

@@ -28,6 +28,7 @@ from evaluation.ground_truth.scene_flow import (
 from evaluation.predictions import ClipPrediction, PredictionError
 from evaluation.scene_flow import METRIC, PairPrediction, SceneFlowEstimate, SceneFlowScore, Second
 from pipeline.errors import ConfigError
+from pipeline.shards.storage import Location
 from workflows.masks_at_truth import nearest
 from workflows.prediction_sources import is_predictions, is_run, predicted_clips
 
@@ -47,7 +48,7 @@ def score_scene_flow(
     second: Second = "moved",
     pairs: Sequence[int] = (),
     flow: Path | None = None,
-    shards: Path | None = None,
+    shards: Location | None = None,
     device: str = "auto",
     quiet: bool = False,
 ) -> list[Figure]:

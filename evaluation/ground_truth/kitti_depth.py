@@ -32,6 +32,8 @@ Axis = Literal["x", "z"]
 
 PNG_UNIT_M = 1 / 256
 """Metres a step of KITTI's depth PNGs."""
+MAX_PIXELS = 1 << 26
+"""Of a PNG; a few bytes may claim any number."""
 _POINT_BYTES = 16
 _CALIBRATION = "it comes with KITTI raw's calibration archive, <date>_calib.zip"
 _SCAN = "it comes with KITTI raw's <drive>.zip (synced and rectified data), folder velodyne_points"
@@ -170,6 +172,10 @@ def read_uint16_png(path: Path, origin: str) -> np.ndarray:
             if not image.mode.startswith("I;16"):
                 raise GroundTruthError(
                     f"{path}: pixels of kind {image.mode}, expected 16-bit grey; a picture to look at is no data"
+                )
+            if image.width * image.height > MAX_PIXELS:
+                raise GroundTruthError(
+                    f"{path}: {image.width}x{image.height} pixels, more than any camera's; {origin}"
                 )
             return np.asarray(image).astype(np.uint16)
     except (

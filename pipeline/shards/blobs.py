@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import google_crc32c
-import h5py
 import numpy as np
 
 from pipeline.errors import ShardError
 from pipeline.shards.hdf5 import Column, read_column
+from pipeline.shards.plain_hdf5 import PlainFile
 
 
 def blob_schema(name: str) -> dict[str, Column]:
@@ -43,7 +43,7 @@ def offsets_of(lengths: Iterable[int]) -> np.ndarray:
 def check_offsets(where: str, offsets: np.ndarray, count: int, total: int) -> None:
     """Offsets must begin at 0, never fall, end at `total` and serve `count` items."""
     fits = (
-        len(offsets) == count + 1
+        len(offsets) == count + 1 > 0
         and offsets[0] == 0
         and offsets[-1] == total
         and np.all(np.diff(offsets) >= 0)
@@ -58,13 +58,13 @@ def check_offsets(where: str, offsets: np.ndarray, count: int, total: int) -> No
 class BlobReader:
     """Random access to the blobs of an open file; offsets and checksums are kept in memory."""
 
-    file: h5py.File
+    file: PlainFile
     name: str
     offsets: np.ndarray
     crc32c: np.ndarray
 
     @staticmethod
-    def of(file: h5py.File, name: str, count: int) -> BlobReader:
+    def of(file: PlainFile, name: str, count: int) -> BlobReader:
         offsets = read_column(file, f"{name}_offsets")
         crc32c = read_column(file, f"{name}_crc32c")
         check_offsets(f"{file.filename}: {name}", offsets, count, file[f"{name}_data"].shape[0])

@@ -38,6 +38,9 @@ def decode_image(data: bytes, codec: ImageCodec, size: tuple[int, int]) -> np.nd
         ShardError: the bytes are not such an image.
     """
     try:
+        raw = 3 * size[0] * size[1]
+        if len(data) > 2 * raw + 4096:  # no encoder makes so much of it; decoding it would take long
+            raise ShardError(f"image has {len(data)} bytes, {raw} without compression; rebuild the file")
         if codec == "jpeg":
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
             _require_size((width, height), size)
@@ -45,7 +48,8 @@ def decode_image(data: bytes, codec: ImageCodec, size: tuple[int, int]) -> np.nd
         if data[:8] != PNG_SIGNATURE:
             raise ShardError("not a PNG image; rebuild the file")
         _require_size(struct.unpack(">II", data[16:24]), size)
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         if image is None:
             raise ShardError("PNG image cannot be decoded; rebuild the file")
         return np.ascontiguousarray(image[..., ::-1])

@@ -26,7 +26,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from pipeline.detections import Detections
@@ -146,7 +145,7 @@ class EvidenceFile:
             "width": size[0],
             "height": size[1],
         }
-        self._file: h5py.File = open_checked(path, attributes, SCHEMA)
+        self._file = open_checked(path, attributes, SCHEMA)
         self.path, self.size = path, size
         count = self._file["detection_offsets"].shape[0] - 1
         self._tables = RowTables.of(self._file, TABLES, count)
@@ -203,9 +202,9 @@ def _flow_shape(path: Path, text: str, size: tuple[int, int]) -> tuple[int, ...]
     if not text:
         return None
     parts = text.split("x")
-    if len(parts) != 4 or not all(part.isdigit() and len(part) < 6 for part in parts):
+    if len(parts) != 4 or not all(part.isascii() and part.isdigit() and len(part) < 6 for part in parts):
         raise ShardError(f"{path}: flow_shape {text[:40]!r} is not four numbers; rebuild it")
     shape = tuple(int(part) for part in parts)
-    if shape[0] != 2 or shape[3] != 2 or shape[1] > size[1] or shape[2] > size[0]:
+    if shape[0] != 2 or shape[3] != 2 or not (0 < shape[1] <= size[1] and 0 < shape[2] <= size[0]):
         raise ShardError(f"{path}: flow_shape {text} does not fit frames of {size[0]}x{size[1]}; rebuild it")
     return shape

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from pipeline.errors import ShardError
@@ -109,7 +108,7 @@ class FramesFile:
             "set_id": set_id,
             "codec": codec,
         }
-        self._file: h5py.File = open_checked(path, {**expected, "width": size[0], "height": size[1]}, SCHEMA)
+        self._file = open_checked(path, {**expected, "width": size[0], "height": size[1]}, SCHEMA)
         self.path, self.codec, self.size = path, codec, size
         self.timestamps_s: np.ndarray = read_column(self._file, "timestamps_s")
         self.motion_px: np.ndarray = read_column(self._file, "motion_px")
@@ -127,6 +126,9 @@ class FramesFile:
         columns = [read_column(self._file, f"segment_{name}") for name in ("first", "count", "K")]
         if len({len(column) for column in columns}) != 1:
             raise ShardError(f"{self.path}: segment columns differ in length; rebuild it")
+        first, count, K = columns
+        if (first < 0).any() or (count < 1).any() or not np.isfinite(K).all():
+            raise ShardError(f"{self.path}: a segment's first frame, count or K cannot be; rebuild it")
         names = BlobReader.of(self._file, "clip", len(columns[0]))
         return tuple(
             Segment(clip=_text(name), first=int(first), count=int(count), K=K)

@@ -7,12 +7,14 @@ to a temporary neighbour, synced, and renamed.
 Opening: HDF5 can point out of the file (external links, virtual data sets, external
 storage), run filters, and declare shapes without data behind them. Our files hold plain
 contiguous data sets in the root group and nothing else, so anything else is refused
-before a byte of it is read.
+before a byte of it is read. They are read by a parser of our own, `plain_hdf5`: damaged
+files crash the library's.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ import h5py
 import numpy as np
 
 from pipeline.errors import ShardError
+from pipeline.shards.plain_hdf5 import PlainFile, sealed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ def file_image(
             _check_shape(name, array.shape, schema[name])
             file.create_dataset(name, data=array, track_times=False)
         file.flush()
-        return file.id.get_file_image()
+        return sealed(file.id.get_file_image())
 
 
 def publish(path: Path, data: bytes) -> None:
@@ -62,7 +65,8 @@ def publish(path: Path, data: bytes) -> None:
         OSError: disk full, no permission; nothing is left behind at `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # A process number would not do: containers on two machines often have the same.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     try:
         with open(partial, "wb") as file:
             file.write(data)
@@ -75,7 +79,13 @@ def publish(path: Path, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
-def open_checked(path: Path, attributes: Mapping[str, str | int], schema: Schema) -> h5py.File:
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left half written at or below a folder; who calls holds its lease."""
+    for partial in folder.rglob(".*.partial"):
+        partial.unlink(missing_ok=True)
+
+
+def open_checked(path: Path, attributes: Mapping[str, str | int], schema: Schema) -> PlainFile:
     """Open a file for reading after checking that it is what its layer says.
 
     Args:
@@ -88,8 +98,8 @@ def open_checked(path: Path, attributes: Mapping[str, str | int], schema: Schema
     if path.is_symlink() or not path.is_file():
         raise ShardError(f"{path}: expected a regular file; rebuild it with `instance-motion build`")
     try:
-        file = h5py.File(path, "r", locking=False)
-    except (OSError, RuntimeError, ValueError) as error:
+        file = PlainFile(path)
+    except (OSError, ValueError) as error:
         raise ShardError(
             f"{path}: not a readable HDF5 file ({' '.join(str(error).split())}); "
             "delete it and run `instance-motion build` again"
@@ -100,24 +110,20 @@ def open_checked(path: Path, attributes: Mapping[str, str | int], schema: Schema
     except ShardError:
         file.close()
         raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:  # damaged metadata
-        file.close()
-        raise ShardError(f"{path}: damaged ({' '.join(str(error).split())}); rebuild it") from None
     return file
 
 
-def read_column(file: h5py.File, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+def read_column(file: PlainFile, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
     """Rows start..stop-1 of a data set; damage under HDF5 becomes a ShardError."""
     try:
-        return file[name][start:stop]
-    except (OSError, RuntimeError, ValueError) as error:
+        return file.read(name, start, stop)
+    except (OSError, ValueError) as error:
         raise ShardError(f"{file.filename}: cannot read {name} ({' '.join(str(error).split())})") from None
 
 
-def _check_attributes(path: Path, file: h5py.File, expected: Mapping[str, str | int]) -> None:
+def _check_attributes(path: Path, file: PlainFile, expected: Mapping[str, str | int]) -> None:
     for name, value in expected.items():
-        found: Any = file.attrs.get(name)
-        found = found.item() if isinstance(found, np.generic) else found
+        found = file.attrs.get(name)
         if found != value:
             raise ShardError(f"{path}: {name} is {_short(found)}, expected {value!r}; {_remedy(name)}")
 
@@ -130,27 +136,24 @@ def _remedy(name: str) -> str:
     return "it is not part of this layer"
 
 
-def _check_columns(path: Path, file: h5py.File, schema: Schema) -> None:
-    names = set(file)
+def _check_columns(path: Path, file: PlainFile, schema: Schema) -> None:
+    names = set(file.links)
     if names != set(schema):
         odd = sorted(names ^ set(schema))[0]
         raise ShardError(
             f"{path}: data set {_short(odd)} is {'unknown' if odd in names else 'missing'}; rebuild it"
         )
-    size_on_disk = path.stat().st_size
     for name, column in schema.items():
-        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-            raise ShardError(f"{path}: {name} is a link, expected data; do not use this file")
-        dataset = file[name]
-        if not isinstance(dataset, h5py.Dataset):
-            raise ShardError(f"{path}: {name} is a group, expected data; do not use this file")
-        if dataset.is_virtual or dataset.external or dataset.chunks is not None or dataset.compression:
-            raise ShardError(f"{path}: {name} is not stored as plain data in this file; do not use it")
-        if dataset.dtype != np.dtype(column.dtype):
-            raise ShardError(f"{path}: {name} holds {dataset.dtype}, expected {column.dtype}")
-        _check_shape(f"{path}: {name}", dataset.shape, column)
-        if dataset.size and (dataset.nbytes > size_on_disk or dataset.id.get_offset() is None):
-            raise ShardError(f"{path}: {name} declares {dataset.nbytes} bytes in a file of {size_on_disk}")
+        try:
+            data = file[name]
+            if data.dtype != np.dtype(column.dtype):
+                raise ShardError(f"{path}: {name} holds {data.dtype}, expected {column.dtype}")
+            _check_shape(f"{path}: {name}", data.shape, column)
+            file.check_place(name)
+        except ShardError:
+            raise
+        except (OSError, ValueError) as error:
+            raise ShardError(f"{path}: {' '.join(str(error).split())}; do not use this file") from None
 
 
 def _check_shape(name: str, shape: tuple[int, ...], column: Column) -> None:

@@ -7,6 +7,7 @@ host names), so equal builds have equal manifests.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,10 +18,12 @@ from pipeline.classes import CLASSES
 from pipeline.configuration import from_dict, to_dict
 from pipeline.errors import ConfigError, ShardError
 from pipeline.shards.codec import ImageCodec
-from pipeline.shards.hdf5 import publish
+from pipeline.shards.storage import LocalFolder, Location, MissingObject, ObjectStore, open_store
 
 FORMAT, VERSION = "instance-motion shard set", 1
 MANIFEST = "shardset.json"
+UNFINISHED_COPY = "unfinished-copy.json"
+"""In an object store, until a copy is finished: the manifest that it will have."""
 MAX_MANIFEST_BYTES = 1 << 29
 
 
@@ -94,32 +97,67 @@ class Manifest:
         return replace(self, masks={**self.masks, name: entry})
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Publish shardset.json; equal manifests give equal bytes."""
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The content of shardset.json; equal manifests give equal bytes."""
     data = {"format": FORMAT, "version": VERSION, **to_dict(manifest)}
-    text = json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    publish(folder / MANIFEST, text.encode())
+    return (json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
-def read_manifest(folder: Path) -> Manifest:
+def write_manifest(location: Location, manifest: Manifest) -> None:
+    """Publish shardset.json."""
+    open_store(location).write(MANIFEST, manifest_bytes(manifest))
+
+
+def update_manifest(location: Location, change: Callable[[Manifest | None], Manifest]) -> None:
+    """Replace shardset.json by `change` of what is there now; None: there is none yet.
+
+    In an object store, no other writer's change gets lost (as far as the store can tell, see
+    `ObjectStore.update`): `change` may be called several times. Of a local folder the caller holds
+    the lease.
+    """
+
+    def changed(before: bytes | None) -> bytes:
+        manifest = None if before is None else parse_manifest(before, f"{location}/{MANIFEST}")
+        return manifest_bytes(change(manifest))
+
+    store = open_store(location)
+    if isinstance(store, ObjectStore):
+        store.update(MANIFEST, changed, MAX_MANIFEST_BYTES)
+        return
+    try:
+        before: bytes | None = store.read(MANIFEST, MAX_MANIFEST_BYTES)
+    except MissingObject:
+        before = None
+    data = changed(before)
+    if data != before:
+        store.write(MANIFEST, data)
+
+
+def read_manifest(location: Location) -> Manifest:
     """Read and check shardset.json.
 
     Raises:
         ShardError: no shard set, an unfinished one, of another version, or damaged.
     """
-    path = folder / MANIFEST
-    if not path.is_file() or path.is_symlink():
-        unfinished = (folder / ".build").is_dir()
-        hint = (
-            "an unfinished build; run the same `instance-motion build` again"
-            if unfinished
-            else "no shard set"
-        )
-        raise ShardError(f"{folder}: {hint} ({MANIFEST} is missing)")
-    if path.stat().st_size > MAX_MANIFEST_BYTES:
+    store = open_store(location)
+    try:
+        data = store.read(MANIFEST, MAX_MANIFEST_BYTES)
+    except MissingObject:
+        hint = "no shard set"
+        if isinstance(location, Path) and (location / ".build").is_dir():
+            hint = "an unfinished build; run the same `instance-motion build` again"
+        elif _is_there(store, UNFINISHED_COPY):
+            hint = "an unfinished copy; run the same `instance-motion copy` again"
+        raise ShardError(f"{location}: {hint} ({MANIFEST} is missing)") from None
+    return parse_manifest(data, f"{location}/{MANIFEST}")
+
+
+def parse_manifest(content: bytes, path: str) -> Manifest:
+    """Check the content of a shardset.json; `path` is what errors call it."""
+    if len(content) > MAX_MANIFEST_BYTES:
         raise ShardError(f"{path}: larger than {MAX_MANIFEST_BYTES} bytes; this is not a manifest")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(content.decode("utf-8"))
         if not isinstance(data, dict):
             raise ValueError(f"expected an object, found {type(data).__name__}")
         found = (data.pop("format", None), data.pop("version", None))
@@ -133,9 +171,10 @@ def read_manifest(folder: Path) -> Manifest:
             "install the release of instance-motion that wrote it, or rebuild the set with this one"
         )
     try:
-        manifest = from_dict(Manifest, data, path.name)
-    except (ConfigError, TypeError) as error:
-        raise ShardError(f"{folder}: {error}; rebuild the set") from None
+        manifest = from_dict(Manifest, data, MANIFEST)
+    except (ConfigError, TypeError, OverflowError) as error:
+        folder = path.removesuffix(f"/{MANIFEST}")
+        raise ShardError(f"{folder}: {' '.join(str(error).split())}; rebuild the set") from None
     _check(path, manifest)
     return manifest
 
@@ -150,7 +189,15 @@ def check_layer_name(name: str) -> str:
     return name
 
 
-def _check(path: Path, manifest: Manifest) -> None:
+def _is_there(store: LocalFolder | ObjectStore, name: str) -> bool:
+    try:
+        store.read(name, 0)
+    except ShardError:
+        return False
+    return True
+
+
+def _check(path: str, manifest: Manifest) -> None:
     width, height = manifest.size
     if not (0 < width <= 16384 and 0 < height <= 16384):
         raise ShardError(f"{path}: frame size {width}x{height} is absurd; rebuild the set")
@@ -174,8 +221,11 @@ def _check(path: Path, manifest: Manifest) -> None:
             raise ShardError(
                 f"{path}: layer {name} does not list the files of the frames layer; rebuild the set"
             )
+    if len({clip.name for clip in manifest.clips}) != len(manifest.clips):
+        raise ShardError(f"{path}: two clips have one name; rebuild the set")
     for clip in manifest.clips:
-        if np.shape(clip.K) != (3, 3) or sum(count for _, _, count in clip.files) != clip.frames:
+        fits = [len(row) for row in clip.K] == [3, 3, 3] and np.isfinite(clip.intrinsics).all()
+        if not fits or sum(count for _, _, count in clip.files) != clip.frames:
             raise ShardError(f"{path}: clip {clip.name[:60]!r} does not add up; rebuild the set")
         for index, first, count in clip.files:
             entry = manifest.frames.get(file_name(index))

@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from pipeline.errors import ShardError
@@ -151,9 +150,7 @@ class MasksFile:
     def __init__(self, path: Path, *, set_id: str, mask_digest: str, size: tuple[int, int]) -> None:
         attributes: dict[str, str | int] = {"format": FORMAT, "version": VERSION, "set_id": set_id}
         attributes["mask_digest"] = mask_digest
-        self._file: h5py.File = open_checked(
-            path, {**attributes, "width": size[0], "height": size[1]}, SCHEMA
-        )
+        self._file = open_checked(path, {**attributes, "width": size[0], "height": size[1]}, SCHEMA)
         self.path, self.size = path, size
         self.evidence_sha256 = str(self._file.attrs.get("evidence_sha256", ""))
         self._label_bytes = read_column(self._file, "label_bytes")

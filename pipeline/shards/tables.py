@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import h5py
 import numpy as np
 
 from pipeline.errors import ShardError
 from pipeline.shards.blobs import check_offsets, offsets_of
 from pipeline.shards.hdf5 import read_column
+from pipeline.shards.plain_hdf5 import PlainFile
 
 Tables = Mapping[str, tuple[str, ...]]
 """Table -> its columns."""
@@ -35,7 +35,7 @@ class RowTables:
     columns: Mapping[str, np.ndarray]
 
     @staticmethod
-    def of(file: h5py.File, tables: Tables, frames: int) -> RowTables:
+    def of(file: PlainFile, tables: Tables, frames: int) -> RowTables:
         """Read and check all tables of a file.
 
         Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import ShardError
+from pipeline.shards.cache import DamagedObject, problem_with
 from pipeline.shards.codec import decode_image
 from pipeline.shards.manifest import ClipEntry, FileEntry
 from pipeline.shards.masks import Instances
 from pipeline.shards.reader import ShardSet, locate
+from pipeline.shards.storage import MissingObject, ObjectStore
 
 Check = Callable[[str, bool, str], None]
 
@@ -26,11 +27,6 @@ class Finding:
     problem: str
 
 
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def layers(shards: ShardSet) -> dict[str, dict[str, FileEntry]]:
     """Every layer's folder and the files that the manifest lists in it."""
     manifest = shards.manifest
@@ -39,26 +35,45 @@ def layers(shards: ShardSet) -> dict[str, dict[str, FileEntry]]:
 
 
 def verify_files(shards: ShardSet) -> Iterator[tuple[str, Finding | None]]:
-    """Every listed file against its size and SHA-256, and every folder for files not listed."""
+    """Every listed file against its size and SHA-256, and every folder for files not listed.
+
+    Of a URL, every object is fetched again, also where the cache has it.
+
+    Raises:
+        ShardError: the store cannot be asked.
+    """
     for layer, files in layers(shards).items():
         for name, entry in sorted(files.items()):
-            where, path = f"{layer}/{name}", shards.folder / layer / name
-            if path.is_symlink() or not path.is_file():
-                yield where, Finding(where=where, problem="missing")
-            elif path.stat().st_size != entry.bytes:
-                problem = f"{path.stat().st_size} bytes, the manifest says {entry.bytes}"
-                yield where, Finding(where=where, problem=problem)
-            elif sha256_of(path) != entry.sha256:
-                yield (
-                    where,
-                    Finding(where=where, problem="SHA-256 differs from the manifest: the file is damaged"),
-                )
-            else:
-                yield where, None
-        for path in sorted((shards.folder / layer).glob("*.h5")):
-            if path.name not in files:
-                where = f"{layer}/{path.name}"
-                yield where, Finding(where=where, problem="not in the manifest")
+            where = f"{layer}/{name}"
+            problem = _problem(shards, where, entry)
+            yield where, Finding(where=where, problem=problem) if problem else None
+        for name in sorted(_names(shards, layer) - files.keys()):
+            where = f"{layer}/{name}"
+            yield where, Finding(where=where, problem="not in the manifest")
+
+
+def _problem(shards: ShardSet, name: str, entry: FileEntry) -> str | None:
+    if isinstance(shards.folder, Path):
+        path = shards.folder / name
+        return "missing" if path.is_symlink() or not path.is_file() else problem_with(path, entry)
+    assert shards.cache is not None
+    try:
+        with shards.cache.opened(ObjectStore(shards.folder), name, entry, anew=True):
+            return None
+    except MissingObject:
+        return "missing"
+    except DamagedObject as error:
+        return error.problem
+
+
+def _names(shards: ShardSet, layer: str) -> set[str]:
+    """HDF5 files in a layer's folder, listed or not; none where a store cannot say."""
+    if isinstance(shards.folder, Path):
+        return {path.name for path in (shards.folder / layer).glob("*.h5")}
+    try:
+        return set(ObjectStore(shards.folder).sizes(layer))
+    except ShardError:
+        return set()
 
 
 def verify_clip(shards: ShardSet, clip: ClipEntry) -> list[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -42,7 +43,8 @@ def image_clip(
     """
     size = common_size(paths)
     view = camera(size)
-    names = tuple(path.stem for path in paths)
+    # Frame names are text: bytes that are none are written out.
+    names = tuple(os.fsencode(path.stem).decode("utf-8", "backslashreplace") for path in paths)
     if len(set(names)) < len(names):
         odd = next(path for path, stem in zip(paths, names, strict=True) if names.count(stem) > 1)
         raise SourceError(

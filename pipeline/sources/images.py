@@ -27,6 +27,7 @@ IMAGE_SUFFIXES = frozenset([".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 _HEADER_BYTES = 33  # PNG signature and IHDR, which hold the size
+_MAX_PIXELS = 1 << 28
 _MEND = "copy it again or leave it out"
 
 
@@ -88,13 +89,17 @@ def image_size(path: Path) -> tuple[int, int]:
     head = _bytes(path, _HEADER_BYTES)
     if head.startswith(_PNG) and len(head) == _HEADER_BYTES:
         width, height = struct.unpack(">II", head[16:24])
+        if width * height > _MAX_PIXELS:
+            raise SourceError(_too_large(path, f"{width}x{height} pixels"))
         return width, height
     try:
         with warnings.catch_warnings(), open_file(path) as file:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the header is all we read
             with Image.open(file) as image:
                 return image.size
-    except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise SourceError(_too_large(path, "more pixels than anybody records")) from error
+    except (OSError, UnidentifiedImageError, ValueError) as error:
         raise SourceError(f"{show(path)}: no image, damaged or cut; {_MEND}") from error
 
 
@@ -152,6 +157,10 @@ def _rgb8(path: Path, image: np.ndarray) -> np.ndarray:
     if image.ndim == 2 or image.shape[2] == 1:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
     return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
+def _too_large(path: Path, claim: str) -> str:
+    return f"{show(path)}: claims {claim}; it is damaged, or to be scaled down before it is given here"
 
 
 def _other_size(path: Path, found: Sequence[int], expected: Sequence[int]) -> str:

@@ -25,7 +25,7 @@ from pipeline.sources.candidate import Candidate, image_clip, read_text, read_ti
 from pipeline.sources.clip import Clip
 from pipeline.sources.images import IMAGE_SUFFIXES
 from pipeline.sources.intrinsics import Intrinsics
-from pipeline.sources.naming import natural_key, safe_clip_name, show
+from pipeline.sources.naming import is_hidden, locked, natural_key, safe_clip_name, show
 
 RAW_CALIBRATION, ODOMETRY_CALIBRATION = "calib_cam_to_cam.txt", "calib.txt"
 _RAW_CAMERAS, _ODOMETRY_CAMERAS = ("image_02", "image_03"), ("image_2", "image_3")
@@ -189,6 +189,11 @@ def consecutive_runs(paths: list[Path], number_at: int = 0) -> list[list[Path]]:
 
 
 def _folders_with(root: Path, inner: list[str]) -> list[Path]:
-    levels = [root, *root.glob("*"), *root.glob("*/*")]
-    found = {folder for folder in levels if any((folder / name).is_dir() for name in inner)}
+    below = [path for pattern in ("*", "*/*") for path in root.glob(pattern) if not is_hidden(path.name)]
+    found = set()
+    for folder in (root, *below):
+        try:
+            found |= {folder} if any((folder / name).is_dir() for name in inner) else set()
+        except PermissionError as error:
+            raise locked(folder, error) from error
     return sorted(found, key=lambda folder: natural_key(str(folder)))

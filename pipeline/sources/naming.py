@@ -19,6 +19,7 @@ from pipeline.camera import Camera
 from pipeline.errors import SourceError
 
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+_LEVEL_CHARACTERS = 200  # of the 255 that file systems take: endings are put behind
 _EDGE_BYTES = 1 << 16
 
 
@@ -33,6 +34,7 @@ def safe_clip_name(path: PurePath | str) -> str:
 
     Every other byte is percent-encoded, so different paths keep different names.
     "." and ".." levels are encoded too: a clip name never climbs out of a folder.
+    A level that gets longer than file names may be is cut and ends in a digest of the whole.
     """
     levels = [level for level in os.fsencode(path).split(b"/") if level]
     return "/".join(_safe_level(level) for level in levels) or "clip"
@@ -71,11 +73,9 @@ def files_below(root: Path, suffixes: frozenset[str]) -> Iterator[Path]:
             return
         visited.add((status.st_dev, status.st_ino))
         try:
-            entries = [(entry, entry.is_dir()) for entry in folder.iterdir() if _is_wanted(entry.name)]
+            entries = [(entry, entry.is_dir()) for entry in folder.iterdir() if not is_hidden(entry.name)]
         except PermissionError as error:
-            raise SourceError(
-                f"{show(folder)}: cannot be looked into ({error.strerror}); make it readable or move it away"
-            ) from error
+            raise locked(folder, error) from error
         for entry, is_folder in sorted(entries, key=lambda pair: natural_key(pair[0].name)):
             if is_folder:
                 yield from walk(entry)
@@ -111,6 +111,19 @@ def fingerprint(
     return digest.hexdigest()[:32]
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of that name is no part of a data set: thumbnails, copies of other
+    systems, and what a disk keeps for itself and lets nobody look into."""
+    return name.startswith(".") or name == "lost+found"
+
+
+def locked(folder: Path, error: PermissionError) -> SourceError:
+    """What to say about a folder whose clips would be missing without a word."""
+    return SourceError(
+        f"{show(folder)}: cannot be looked into ({error.strerror}); make it readable or move it away"
+    )
+
+
 def open_file(path: Path) -> IO[bytes]:
     """Open a file of a data set for reading.
 
@@ -144,11 +157,10 @@ def unreadable(name: str, error: OSError) -> str:
     return f"{where}: cannot be read ({error.strerror}); copy it again or leave it out"
 
 
-def _is_wanted(name: str) -> bool:
-    return not name.startswith(".") and name != "lost+found"  # the latter is on many disks, and root's alone
-
-
 def _safe_level(level: bytes) -> str:
     if set(level) == {ord(".")}:
         return "%2E" * len(level)
-    return "".join(chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in level)
+    name = "".join(chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in level)
+    if len(name) > _LEVEL_CHARACTERS:
+        name = f"{name[: _LEVEL_CHARACTERS - 17]}-{hashlib.sha256(level).hexdigest()[:16]}"
+    return name

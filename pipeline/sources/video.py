@@ -357,7 +357,7 @@ def _require_whole(
     if not whole or any(packet.is_corrupt for packet in packets):
         raise SourceError(
             f"{show(path)}: truncated or damaged: {found} frames found"
-            + (f" where the file states {stated}" if not whole else ", the last of them incomplete")
+            + (f" where the file states {stated}" if not whole else ", some of them incomplete")
             + "; copy it again or leave it out"
         )
     duration_s = _stated_duration_s(container, stream)

@@ -8,9 +8,7 @@ import random
 import resource
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -121,69 +119,6 @@ def test_bad_clips_are_reported_and_the_others_are_built(
     again = run("build", videos, out, *SIZE, *CUT, "--quiet", "--fov-deg", "80", "--json")
     assert again.returncode == 1  # still there, still reported
     assert json.loads(again.stdout)["clips"] == 1
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[str]:
-    """A real scheduler and two worker processes, as somebody else would have started them."""
-    info = tmp_path / "scheduler.json"
-    bin_folder = Path(sys.executable).parent
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    processes = [
-        _start(
-            [bin_folder / "dask", "scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", info],
-            environment,
-        )
-    ]
-    try:
-        while not info.exists():
-            time.sleep(0.05)
-        worker = [
-            bin_folder / "dask",
-            "worker",
-            "--scheduler-file",
-            info,
-            "--nthreads",
-            "1",
-            "--no-dashboard",
-        ]
-        processes += [
-            _start([*worker, "--local-directory", tmp_path / f"w{i}"], environment) for i in range(2)
-        ]
-        yield json.loads(info.read_text())["address"]
-    finally:
-        for process in reversed(processes):
-            process.terminate()
-        for process in processes:
-            process.wait()
-
-
-def _start(line: Sequence[object], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        list(map(str, line)), env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-
-
-@pytest.mark.fault(Fault.NO_GPU)
-def test_a_cluster_gives_the_same_bytes_and_lacking_gpus_are_an_error_in_time(
-    streets: Path, reference: Path, tmp_path: Path, cluster: str
-) -> None:
-    build(streets, tmp_path / "set", "--scheduler", cluster, workers=None)
-    assert contents(tmp_path / "set") == contents(reference)
-    begin = time.monotonic()
-    options = ("--device", "cuda", "--scheduler", cluster, "--worker-timeout-s", "10")
-    done = run("build", streets, tmp_path / "gpu", *SIZE, *options, "--quiet", workers=None)
-    assert done.returncode == 1
-    assert "none with the resource GPU" in done.stderr
-    assert time.monotonic() - begin < 90
-
-
-@pytest.mark.fault(Fault.CLUSTER)
-def test_no_scheduler_is_an_error_in_time(streets: Path, tmp_path: Path) -> None:
-    options = ("--scheduler", "tcp://127.0.0.1:9", "--worker-timeout-s", "3")
-    done = run("build", streets, tmp_path / "set", *SIZE, *options, "--quiet", workers=None)
-    assert done.returncode == 1
-    assert "no dask scheduler answers at tcp://127.0.0.1:9" in done.stderr
 
 
 @pytest.mark.fault(Fault.NO_GPU)

@@ -14,9 +14,7 @@ def test_times_are_summed_by_run_and_stage(tmp_path: Path) -> None:
     note_piece(path, "2026-01-02T00:00:00.000+00:00", "000000-00000032", 8, {"detect": 0.5})
     note_piece(path, "2026-01-03T00:00:00.000+00:00", "000001-00000000", 32, {"detect": 1.0})
     assert read_times(path) == (
-        RunTimes(
-            began="2026-01-02T00:00:00.000+00:00", frames=40, seconds={"decode": 0.25, "detect": 2.5}
-        ),
+        RunTimes(began="2026-01-02T00:00:00.000+00:00", frames=40, seconds={"decode": 0.25, "detect": 2.5}),
         RunTimes(began="2026-01-03T00:00:00.000+00:00", frames=32, seconds={"detect": 1.0}),
     )
 

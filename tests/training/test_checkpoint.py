@@ -152,6 +152,7 @@ def test_a_file_that_was_cut_short(keep: float, small: Path) -> None:
     assert " is damaged" in refused(small)
 
 
+@pytest.mark.fault(Fault.HOSTILE_CHECKPOINT)
 @pytest.mark.parametrize(
     "content", [b"PK\x03\x04" + b"\0" * 40, b"\x80\x02.", b"\x80\x02u.", b"text", b"\xff" * 99]
 )
@@ -184,6 +185,7 @@ def test_a_file_that_carries_code_is_refused_and_not_run(how: str, small: Path, 
     assert not evidence.exists()
 
 
+@pytest.mark.fault(Fault.HOSTILE_CHECKPOINT)
 def test_what_torch_saved_for_somebody_else(tmp_path: Path) -> None:
     path = tmp_path / "other.pt"
     torch.save([torch.zeros(2)], path)
@@ -223,6 +225,7 @@ def test_content_that_is_not_right(change: dict[str, Any], message: str, small: 
     assert message in refused(small)
 
 
+@pytest.mark.fault(Fault.HOSTILE_CHECKPOINT)
 def test_weights_that_do_not_fit_are_named(made: Checkpoint) -> None:
     name = "ego.last.weight"
     without = {key: value for key, value in made.networks.items() if key != name}

@@ -239,6 +239,7 @@ def expected(busy: DataConfig) -> list[Batch]:
     return [batch for _ in range(2) for batch in loader]
 
 
+@pytest.mark.fault(Fault.FORK_AND_THREADS)
 @pytest.mark.parametrize(
     ("workers", "start"),
     [(1, "fork"), (2, "fork"), (1, "spawn"), pytest.param(2, "spawn", marks=pytest.mark.slow)],
@@ -442,6 +443,7 @@ def test_damage_is_one_line_also_from_a_worker(tmp_path: Path, workers: int) -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.fault(Fault.HOSTILE_SHARD)
 def test_matches_of_labels_that_are_not_there_are_refused(shards: Path, tmp_path: Path) -> None:
     folder = write_set(tmp_path / "s", {"a": 4}, track_classes={1: 200, 2: PERSON, 3: CAR})
     with pytest.raises(ShardError, match="class 200 .* knows 8"):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.faults.table import Fault
 from tests.training.runs import checkpoint_of, finish, settings, start, wait_for_step
 from training.data import make_loader
 from training.loop import train
@@ -80,6 +81,7 @@ def test_two_processes_learn_what_one_learns_from_the_doubled_batch(
 
 
 @pytest.mark.slow
+@pytest.mark.fault(Fault.STOPPED)
 def test_ctrl_c_stops_all_processes_after_the_same_step(street_shards: Path, tmp_path: Path) -> None:
     config = settings(street_shards, data_batch_size=1, steps=10_000, optimise_schedule="constant")
     out = tmp_path / "run"

@@ -114,6 +114,7 @@ def test_a_run_stopped_by_ctrl_c_again_and_again_goes_on_bit_for_bit(
     assert not list(out.glob(".*.partial"))
 
 
+@pytest.mark.fault(Fault.STOPPED)
 def test_a_run_with_hints_and_alignment_goes_on_bit_for_bit(
     street_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +139,7 @@ def test_a_run_with_hints_and_alignment_goes_on_bit_for_bit(
     assert difference_of_runs(tmp_path / "run", tmp_path / "whole") is None
 
 
+@pytest.mark.fault(Fault.STOPPED)
 def test_a_second_ctrl_c_stops_at_once(
     street_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,6 +151,7 @@ def test_a_second_ctrl_c_stops_at_once(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.fault(Fault.STOPPED)
 @pytest.mark.parametrize("what", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_to_all_processes_of_a_run_ends_it_in_order(
     what: signal.Signals, street_shards: Path, tmp_path: Path
@@ -274,6 +277,7 @@ def test_a_run_writes_down_the_size_at_which_its_networks_see_frames(
         )
 
 
+@pytest.mark.fault(Fault.TRAINING_KILLED)
 def test_a_row_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 0, "kind": "train"}\n{"step": 1, "ki')
     assert read_metrics(tmp_path) == [{"step": 0, "kind": "train"}]

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import os
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
+from pipeline.shards.hdf5 import publish
 from training.networks.depth import MIN_SIDE
 
 NEEDED = ("onnx", "onnxscript")
@@ -56,7 +56,6 @@ def to_onnx(depth_net: nn.Module, pose_net: nn.Module, size: tuple[int, int], fo
         raise ConfigError(
             f"exporting needs {missing[0]}, which is not installed; pip install {' '.join(NEEDED)}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     files = OnnxFiles(folder / "depth.onnx", folder / "ego_pose.onnx")
     # Two, because the exporter takes a batch of one for a constant.
     images = torch.zeros(2, 3, height, width)
@@ -82,21 +81,16 @@ def _export(
     """Write one network whole or not at all."""
     net = copy.deepcopy(net).cpu().float().eval()
     batch = torch.export.Dim("batch", min=1)
-    partial = path.with_suffix(".partial.onnx")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's notes on its own internals
-            torch.onnx.export(
-                net,
-                inputs,
-                partial,
-                input_names=list(names),
-                output_names=[output],
-                dynamic_shapes=tuple({0: batch} for _ in inputs),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's notes on its own internals
+        program = torch.onnx.export(
+            net,
+            inputs,
+            input_names=list(names),
+            output_names=[output],
+            dynamic_shapes=tuple({0: batch} for _ in inputs),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None  # as it is for the older exporter
+    publish(path, program.model_proto.SerializeToString())

@@ -1,13 +1,12 @@
 """ImageNet weights for ResNet encoders, from a file or a download.
 
-The format is torchvision's state_dict. Files are read with `weights_only=True`: a file that
-carries code is refused, not run.
+The format is torchvision's state_dict. Files are read by `pipeline.tensor_files`: one that carries
+code, or claims more than it holds, is refused.
 """
 
 from __future__ import annotations
 
 import pickle
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,7 @@ from torch import Tensor
 from torchvision.models import ResNet18_Weights, ResNet50_Weights
 
 from pipeline.errors import ConfigError
+from pipeline.tensor_files import are_plain_tensors, read_tensors
 from training.networks.resnet import ResNetEncoder
 
 DOWNLOADS = {
@@ -78,23 +78,19 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
         ConfigError: no such file, or anything but a dictionary of tensors.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message="Detected pickle protocol"
-            )  # it loads, or we say why not
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_tensors(path)
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path} does not exist; set encoder_weights to a ResNet state_dict or to imagenet"
         ) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, OSError, ValueError) as error:
         text = str(error).strip()
         reason = text.splitlines()[0] if text else type(error).__name__
         raise ConfigError(
             f"{path} is not a file of plain tensors ({reason}); expected torchvision's ResNet "
             "state_dict, saved by torch.save"
         ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not are_plain_tensors(state):
         raise ConfigError(
             f"{path} is not a dictionary of tensors; expected torchvision's ResNet state_dict, saved "
             "by torch.save"

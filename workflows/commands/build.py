@@ -16,6 +16,7 @@ import tyro
 
 from pipeline.build import BuildConfig, BuildReport, build
 from pipeline.configuration import from_dict, to_dict
+from pipeline.estimate import Estimate, estimate
 from pipeline.graph import GraphConfig
 
 
@@ -29,8 +30,10 @@ class Arguments:
     graph: GraphConfig = field(default_factory=GraphConfig)
     recipe: Path | None = None
     """YAML file with settings; the command line overrides it."""
+    dry_run: bool = False
+    """Write nothing to OUT: work on a few pieces, and say what the build would take and need."""
     json: bool = False
-    """Print the report as JSON."""
+    """Print the report (or, of a dry run, the estimate) as JSON."""
     quiet: bool = False
     """No progress bars."""
 
@@ -41,6 +44,14 @@ def from_recipe(data: Mapping[str, Any]) -> Arguments:
 
 
 def run(arguments: Arguments) -> int:
+    if arguments.dry_run:
+        found = estimate(
+            arguments.source, arguments.out, arguments.settings, arguments.graph, quiet=arguments.quiet
+        )
+        print(
+            json.dumps(to_dict(found) | {"fits": found.fits}, indent=1) if arguments.json else outlook(found)
+        )
+        return 0
     report = build(
         arguments.source, arguments.out, arguments.settings, arguments.graph, quiet=arguments.quiet
     )
@@ -67,3 +78,62 @@ def summary(report: BuildReport) -> str:
         lines.append(f"{len(report.quarantine)} clip(s) failed; the same command tries them again:")
         lines += [f"  {entry.clip}: {entry.reason}" for entry in report.quarantine]
     return "\n".join(lines)
+
+
+def outlook(found: Estimate) -> str:
+    """An estimate as a few lines."""
+    lines = [
+        f"dry run, nothing is written; {found.out} {found.remark}",
+        f"clips       {found.clips}, {found.frames} frames; {len(found.unusable)} unusable",
+        *(f"              {entry.clip}: {entry.reason}" for entry in found.unusable),
+        f"plan        {found.files} files, {found.pieces} pieces",
+    ]
+    if found.standing == "unfinished":
+        lines.append(f"left        {found.frames_left} frames, {found.pieces_left} pieces")
+    if found.failing:
+        lines.append(
+            f"failed      {len(found.failing)} of the clips that were tried; a build would leave them out"
+        )
+        lines += [f"              {entry.clip}: {entry.reason}" for entry in found.failing]
+    if found.sampled_frames:
+        stages = ", ".join(f"{stage} {1000 * value:.1f}" for stage, value in found.seconds.items())
+        lines += [
+            f"measured    {found.sampled_frames} frames in {found.sample_s:.0f} s, {found.workers} worker(s) at a time",
+            f"            ms a frame and stage, in a worker: {stages}",
+            f"time        {duration(found.wall_s)}: start {duration(found.start_s)}, pieces {duration(found.pieces_s)}, "
+            f"files {duration(found.files_s)}, masks {duration(found.masks_s)}",
+            f"hours       GPU {found.gpu_hours:.3g}, CPU {found.cpu_hours:.3g}",
+        ]
+    layers = ", ".join(
+        f"{layer} {megabytes(size)} ({found.bytes_a_frame[layer]:,.0f} bytes a frame)"
+        for layer, size in found.bytes.items()
+    )
+    lines.append(f"disk        {megabytes(sum(found.bytes.values()))}: {layers}")
+    if found.sampled_frames:
+        lines.append(
+            f"            to be written {megabytes(found.needed_bytes)} with at most "
+            f"{megabytes(found.build_folder_bytes)} in .build; free {megabytes(found.free_bytes)}"
+        )
+    if not found.fits:
+        lines.append(
+            f"warning: {megabytes(found.needed_bytes - found.free_bytes)} too little room on that disk"
+        )
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """4 s, 3:20 min, 5:07 h."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+
+
+def megabytes(count: int) -> str:
+    """1.2 MB, 34.5 GB, 6.7 TB; powers of ten."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e6:.1f} MB"

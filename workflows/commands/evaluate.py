@@ -35,6 +35,7 @@ from pipeline.build import DEFAULT_LAYER
 from pipeline.configuration import to_dict
 from pipeline.shards.hdf5 import publish
 from pipeline.shards.reader import ShardSet
+from workflows.locations import ShardLocation
 from workflows.prediction_sources import predicted_clips
 from workflows.scoring_depth import DepthBenchmark, score_depth
 from workflows.scoring_masks import score_masks, score_tracks
@@ -69,8 +70,8 @@ class Odometry(Printed):
     """What is fitted before the two are compared: none, scale, 6dof, 7dof."""
     tolerance_s: float = 0.02
     """Where both have times: largest difference of frames that belong together."""
-    shards: Path | None = None
-    """Shard set that a run predicts on."""
+    shards: ShardLocation | None = None
+    """Shard set that a run predicts on, a folder or a URL."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1."""
 
@@ -83,8 +84,8 @@ class Motion(Printed):
     """Folder that `predict` wrote, or a run, checkpoint or untrained:RUN (with --shards)."""
     truth: tyro.conf.Positional[Path]
     """Folder of the streetworld clips that the shard set was built from."""
-    shards: Path | None = None
-    """Shard set that a run predicts on."""
+    shards: ShardLocation | None = None
+    """Shard set that a run predicts on, a folder or a URL."""
     layer: str = DEFAULT_LAYER
     """Masks layer of it."""
     device: str = "auto"
@@ -100,8 +101,8 @@ class Objects(Motion):
 class Tracks(Printed):
     """Matched pairs and tracks against true object ids."""
 
-    shards: tyro.conf.Positional[Path]
-    """Folder of the shard set."""
+    shards: tyro.conf.Positional[ShardLocation]
+    """The shard set: a folder or a URL."""
     truth: tyro.conf.Positional[Path]
     """Folder of the streetworld clips that it was built from."""
     layer: str = DEFAULT_LAYER
@@ -114,8 +115,8 @@ class Tracks(Printed):
 class Masks(Printed):
     """Average precision of the raw detections by class and size, by COCO's protocol."""
 
-    shards: tyro.conf.Positional[Path]
-    """Folder of the shard set."""
+    shards: tyro.conf.Positional[ShardLocation]
+    """The shard set: a folder or a URL."""
     truth: tyro.conf.Positional[Path]
     """Folder of the streetworld clips that it was built from."""
 
@@ -139,8 +140,8 @@ class SceneFlow(Printed):
     """Folder of flow PNGs to sample with, and to count as Fl; none: that of depth and motions."""
     extent: Extent = "occ"
     """occ, all pixels with truth; or noc, those seen in the other image too."""
-    shards: Path | None = None
-    """Shard set that a run predicts on."""
+    shards: ShardLocation | None = None
+    """Shard set that a run predicts on, a folder or a URL."""
     device: str = "auto"
     """auto (a GPU if there is one), cpu, cuda, cuda:1."""
 
@@ -149,9 +150,9 @@ class SceneFlow(Printed):
 class Leaks:
     """Frames that a training set and a test set share, or that lie near each other. Exit code 1 if there are any."""
 
-    train: tyro.conf.Positional[Path]
+    train: tyro.conf.Positional[ShardLocation]
     """List of training images, or a shard set."""
-    test: tyro.conf.Positional[Path]
+    test: tyro.conf.Positional[ShardLocation]
     """List of test images, or a shard set."""
     near: int = NEAR
     """Images of one recording at most so many frames apart are near."""

@@ -16,12 +16,13 @@ from pipeline.configuration import to_dict
 from pipeline.inspection import summarise
 from pipeline.overlay import contact_sheet, overlay_frames, write_picture, write_video
 from pipeline.shards.reader import ShardSet
+from workflows.locations import ShardLocation
 
 
 @dataclass(frozen=True)
 class Arguments:
-    shards: tyro.conf.Positional[Path]
-    """Folder of the shard set."""
+    shards: tyro.conf.Positional[ShardLocation]
+    """The shard set: a folder or a URL."""
     layer: str = DEFAULT_LAYER
     """Masks layer to draw."""
     clip: str | None = None

@@ -18,14 +18,15 @@ from evaluation.predict import predict
 from evaluation.predictions import read_clips
 from pipeline.build import DEFAULT_LAYER
 from workflows.clip_text import write_clip_text
+from workflows.locations import ShardLocation
 
 
 @dataclass(frozen=True)
 class Arguments:
     checkpoint: tyro.conf.Positional[Path]
     """A run's folder (its best checkpoint, else its last), or a checkpoint."""
-    shards: tyro.conf.Positional[Path]
-    """Folder of the shard set."""
+    shards: tyro.conf.Positional[ShardLocation]
+    """The shard set: a folder or a URL."""
     out: tyro.conf.Positional[Path]
     """Folder for the predictions."""
     layer: str = DEFAULT_LAYER

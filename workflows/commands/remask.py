@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import tyro
 
@@ -19,12 +18,13 @@ from pipeline.inspection import compare_layers
 from pipeline.matching import MaskConfig
 from pipeline.remask import remask
 from pipeline.shards.reader import ShardSet
+from workflows.locations import ShardLocation
 
 
 @dataclass(frozen=True)
 class Arguments:
-    shards: tyro.conf.Positional[Path]
-    """Folder of the shard set."""
+    shards: tyro.conf.Positional[ShardLocation]
+    """The shard set: a folder or a URL."""
     name: str
     """Name of the new layer: letters, digits, '.', '_', '-'."""
     masks: MaskConfig = field(default_factory=MaskConfig)
@@ -32,7 +32,7 @@ class Arguments:
     against: str = DEFAULT_LAYER
     """Layer to compare the new one with."""
     replace: bool = False
-    """Replace a layer of that name that has other settings."""
+    """Make it again where there is a layer of that name, whatever its settings."""
     json: bool = False
     """Print the comparison as JSON."""
     quiet: bool = False

@@ -26,6 +26,7 @@ from pipeline.errors import ConfigError
 from pipeline.shards.hdf5 import publish
 from pipeline.shards.manifest import read_manifest
 from training.record import read_metrics
+from workflows.locations import ShardLocation
 from workflows.report import Link, Page, ReportError, figure_tables, read_figures, render
 from workflows.report_pictures import Ranking, best_and_worst
 
@@ -48,8 +49,8 @@ class Arguments:
     """The page, an .html file."""
     predictions: Path | None = None
     """Folder that `predict` wrote."""
-    shards: Path | None = None
-    """The shard set that was predicted."""
+    shards: ShardLocation | None = None
+    """The shard set that was predicted, a folder or a URL."""
     truth: Path | None = None
     """Folder of the streetworld clips that it was built from."""
     figures: tuple[str, ...] = ()
@@ -193,6 +194,7 @@ def _links(arguments: Arguments) -> list[Link]:
     found = links("run", {shown: arguments.run / file for file, shown in names.items()})
     if arguments.shards is not None:
         read_manifest(arguments.shards)  # a link to what is no shard set would mislead
+    if isinstance(arguments.shards, Path):  # pages do not open s3://
         found += links("shard set", {"folder": arguments.shards, "index": arguments.shards / "shardset.json"})
     clips: list[tuple[str, dict[str, Path]]] = []
     if arguments.predictions is not None:

@@ -23,6 +23,7 @@ import tyro
 from pipeline.configuration import from_dict
 from training.config import TrainConfig
 from training.data import ShardSource
+from workflows.locations import ShardLocation
 
 PREFIXES = True
 """Settings keep their groups' names on the command line: several networks have a width."""
@@ -32,8 +33,8 @@ PREFIXES = True
 class Arguments:
     out: Path
     """Folder of the run: configuration, checkpoints, curves."""
-    shards: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Shard sets to train on; none: those of the recipe (data.shards)."""
+    shards: tyro.conf.Positional[tuple[ShardLocation, ...]] = ()
+    """Shard sets to train on, folders or URLs; none: those of the recipe (data.shards)."""
     layer: str = "default"
     """Masks layer of the shard sets named on the command line."""
     resume: bool = False

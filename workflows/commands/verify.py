@@ -1,10 +1,12 @@
-"""Check every checksum and every invariant of a shard set. Exit code 1 if anything is wrong."""
+"""Check every checksum and every invariant of a shard set. Exit code 1 if anything is wrong.
+
+Of a URL, every object is fetched again, also where the cache has it.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
 
@@ -12,12 +14,13 @@ from pipeline.configuration import to_dict
 from pipeline.progress import Progress
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.verify import Finding, layers, verify_clip, verify_files
+from workflows.locations import ShardLocation
 
 
 @dataclass(frozen=True)
 class Arguments:
-    shards: tyro.conf.Positional[Path]
-    """Folder of the shard set."""
+    shards: tyro.conf.Positional[ShardLocation]
+    """The shard set: a folder or a URL."""
     files_only: bool = False
     """Sizes and SHA-256 only; do not decode every frame."""
     json: bool = False

@@ -64,6 +64,7 @@ def test_sixteen_bits_are_scaled_by_257_and_rounded(tmp_path, suffix):
     np.testing.assert_array_equal(read_image(path), np.rint(colour[..., ::-1] / 257).astype(np.uint8))
 
 
+@pytest.mark.fault(Fault.ODD_INPUT)
 def test_floating_point_images_are_refused(tmp_path):
     path = tmp_path / "float.tif"
     path.write_bytes(cv2.imencode(".tif", SMOOTH.astype(np.float32))[1].tobytes())
@@ -94,6 +95,7 @@ def test_every_flipped_bit_of_a_png_is_noticed(tmp_path):
             read_image(path)
 
 
+@pytest.mark.fault(Fault.DAMAGED_VIDEO)
 def test_holes_in_a_jpeg_are_noticed(tmp_path):
     path = save(tmp_path / "a.jpg", cv2.resize(RNG.integers(0, 256, (60, 90, 3), dtype=np.uint8), (360, 240)))
     data = path.read_bytes()
@@ -106,6 +108,7 @@ def test_holes_in_a_jpeg_are_noticed(tmp_path):
         read_image(path)
 
 
+@pytest.mark.fault(Fault.DAMAGED_VIDEO)
 def test_not_an_image(tmp_path):
     path = tmp_path / "a.png"
     with pytest.raises(SourceError, match="cannot be read"):

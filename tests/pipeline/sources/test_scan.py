@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline.errors import ConfigError, SourceError
 from pipeline.sources.clip import BadClip, Clip
 from pipeline.sources.scan import SourceConfig, detect_kind, scan
+from tests.faults.table import Fault
 from tests.pipeline.sources.videos import encode, number_of, numbered_frames
 
 FOV: dict[str, Any] = {"fov_deg": 60.0}
@@ -38,6 +39,7 @@ def grey_values(clip: Clip) -> list[int]:
 # --- video ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(Fault.DAMAGED_VIDEO)
 def test_a_folder_of_videos_with_a_bad_one(tmp_path):
     frames = numbered_frames(12)
     for name in ["ride 10.mp4", "ride 9.mp4", "day2/ride.mp4", "day2/ride.mkv"]:
@@ -75,6 +77,7 @@ def test_one_video_file_with_stride_span_and_cut_bottom(tmp_path):
     assert slow.frame_names == ("000000", "000005", "000010", "000015", "000020", "000025")
 
 
+@pytest.mark.fault(Fault.ODD_INPUT)
 def test_a_span_that_leaves_one_frame_is_a_bad_clip(tmp_path):
     encode(tmp_path / "a.mp4", numbered_frames(5))
     (bad,) = scan(tmp_path, SourceConfig(start_s=0.15, **FOV))
@@ -148,6 +151,7 @@ def test_images_directly_in_the_root_are_named_after_it(tmp_path):
     np.testing.assert_allclose(clip.timestamps_s, [0, 0.1])
 
 
+@pytest.mark.fault(Fault.ODD_INPUT)
 def test_times_beside_the_images(tmp_path):
     images(tmp_path / "a", ["1.png", "2.png", "3.png"])
     times = tmp_path / "a" / "timestamps.txt"
@@ -165,6 +169,7 @@ def test_times_beside_the_images(tmp_path):
         assert words in bad.reason
 
 
+@pytest.mark.fault(Fault.ODD_INPUT)
 def test_odd_images_are_named(tmp_path):
     images(tmp_path / "a", ["1.png", "2.png", "3.png"])
     images(tmp_path / "a", ["2.png"], size=(65, 48))

@@ -120,6 +120,7 @@ def test_selected_frames_only(videos):
     assert [number_of(frame) for frame in video.frames(1, 4)] == [19, 21, 58]
 
 
+@pytest.mark.fault(Fault.ODD_INPUT)
 def test_variable_rate_keeps_its_times(tmp_path):
     pts = np.cumsum([0, *np.random.default_rng(1).integers(5, 90, COUNT - 1)])
     path = encode(tmp_path / "vfr.mkv", FRAMES, pts=[int(time) for time in pts], container="matroska")
@@ -189,6 +190,7 @@ def test_orientation_of_an_upright_phone_swaps_the_size():
     assert Orientation(quarter_turns=2).size(1920, 1080) == (1920, 1080)
 
 
+@pytest.mark.fault(Fault.ODD_INPUT)
 def test_pixel_aspect_is_reported(tmp_path):
     def set_up(stream: VideoStream) -> None:
         stream.codec_context.sample_aspect_ratio = Fraction(4, 3)

@@ -1,0 +1,183 @@
+"""Workers that are batch jobs: a stand-in for Slurm that runs job scripts and kills them at their wall time."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dask
+import pytest
+import yaml
+
+from pipeline.graph import GraphConfig
+from tests.builds import contents
+from tests.conftest import ROOT
+from tests.faults import clusters
+from tests.faults.clusters import events
+from tests.faults.table import Fault
+from tests.faults.test_clusters import build_evidence, empty_masks
+from workflows import cli
+from workflows.clusters import slurm
+from workflows.clusters.slurm import SlurmConfig, slurm_cluster
+
+__all__ = ["empty_masks"]  # a fixture
+
+SBATCH = """#!{python}
+import os, re, subprocess, sys
+folder = {folder!r}
+script = open(sys.argv[1]).read()
+hours, minutes, seconds = map(int, re.search(r"#SBATCH -t (\\d+):(\\d+):(\\d+)", script).groups())
+number = 1 + len([name for name in os.listdir(folder) if name.endswith(".sh")])
+path = os.path.join(folder, f"{{number}}.sh")
+open(path, "w").write(script)
+output = open(os.path.join(folder, f"{{number}}.out"), "wb")
+job = subprocess.Popen(["bash", path], stdout=output, stderr=output, start_new_session=True)
+limit = hours * 3600 + minutes * 60 + seconds
+watch = f"sleep {{limit}}; kill -9 -{{job.pid}} && echo {{number}} >> {folder}/timeouts"
+subprocess.Popen(["bash", "-c", watch], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+open(os.path.join(folder, f"{{number}}.pid"), "w").write(str(job.pid))
+print(f"Submitted batch job {{number}}")
+"""
+
+SCANCEL = """#!/bin/bash
+kill -TERM -$(cat {folder}/$1.pid)
+"""
+
+
+@pytest.fixture
+def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Folder of the jobs that were submitted; sbatch and scancel are on the path."""
+    folder, tools = tmp_path / "queue", tmp_path / "bin"
+    folder.mkdir()
+    tools.mkdir()
+    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        (tools / name).write_text(text.format(python=sys.executable, folder=str(folder)))
+        (tools / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(slurm, "REPLACE_S", 1.0)
+    monkeypatch.setattr(slurm, "MARGIN_S", 12)  # a worker takes seconds to start
+    importlib.import_module("distributed")  # brings its settings, before one of them is changed
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}):
+        yield folder
+    for path in folder.glob("*.pid"):
+        try:
+            os.killpg(int(path.read_text()), signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def jobs(folder: Path) -> list[str]:
+    """Scripts of all jobs, as submitted."""
+    return [path.read_text() for path in folder.glob("*.sh")]
+
+
+@pytest.mark.fault(Fault.CLUSTER)
+@pytest.mark.fault(Fault.KILLED)
+@pytest.mark.parametrize("retires", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_build_outlives_its_jobs_generation_after_generation(
+    queue: Path, tmp_path: Path, empty_masks: Path, retires: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs end long before the build does: by retiring in time, or killed at their wall time."""
+    if not retires:
+        monkeypatch.setattr(SlurmConfig, "lifetime_s", (3600, 1))
+    clips = [clusters.slow_clip("a", tmp_path, frames=40, pause_s=0.5)]
+    config = SlurmConfig(jobs=2, walltime_s=30, local=str(tmp_path / "local"), logs=tmp_path / "logs")
+    with slurm_cluster(config) as cluster:
+        graph = GraphConfig(scheduler=cluster.scheduler_address, worker_timeout_s=clusters.PATIENCE_S)
+        build_evidence(tmp_path / "set", clips, empty_masks, graph)
+    generations = len({process for _, process in events(tmp_path)})
+    timeouts = queue / "timeouts"
+    print(
+        f"jobs {len(jobs(queue))}, worker processes that did work {generations}, killed: {timeouts.exists()}"
+    )
+    assert generations >= 3  # two jobs at a time: at least a second generation worked
+    if not retires:
+        assert timeouts.read_text().split()  # kill -9 at the wall time, in the middle of work
+    build_evidence(tmp_path / "calm", clips, empty_masks, GraphConfig(workers=0))
+    assert contents(tmp_path / "set", "frames", "evidence") == contents(
+        tmp_path / "calm", "frames", "evidence"
+    )
+
+
+@pytest.mark.fault(Fault.CLUSTER)
+def test_the_slurm_script_runs_a_command_on_jobs_as_asked_for(
+    queue: Path, streets: Path, tmp_path: Path, empty_masks: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--walltime-s", "300", "--queue", "short", "--local", str(tmp_path / "local"))
+    command = (
+        "build",
+        streets,
+        tmp_path / "set",
+        "--size",
+        "208",
+        "64",
+        "--detector",
+        f"masks:{empty_masks}",
+    )
+    line = ("--jobs", "1", *options, "--gpu", "--logs", tmp_path / "logs", "--", *command, "--quiet")
+    assert slurm.main(list(map(str, line))) == 0, capfd.readouterr().err
+    assert (tmp_path / "set" / "shardset.json").exists()
+    (script,) = jobs(queue)
+    for asked in ("-t 00:05:00", "-p short", "--gres=gpu:1", "--cpus-per-task=1"):
+        assert f"#SBATCH {asked}" in script
+    assert "export OMP_NUM_THREADS=1" in script
+    (worker,) = [each for each in script.splitlines() if "dask_worker" in each]
+    for asked in ("--nthreads 1", "--nanny", "--resources GPU=1"):
+        assert asked in worker
+    lifetime, stagger = re.search(r"--lifetime (\d+)s --lifetime-stagger (\d+)s", worker).groups()  # type: ignore[union-attr]
+    assert int(lifetime) + int(stagger) < 300  # it ends before its job is killed
+
+
+def test_the_slurm_script_says_what_is_wrong_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    assert slurm.main(["--jobs", "1"]) == 2
+    assert capfd.readouterr().err == "error: give a command after --, such as: -- build SOURCE OUT\n"
+    done = subprocess.run(
+        [sys.executable, "-m", "workflows.clusters.slurm", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "--lifetime" not in done.stdout  # follows from the wall time
+
+
+def test_the_kubernetes_objects_fit_together_and_their_commands_can_be_parsed() -> None:
+    """Without a cluster; the operator's own builders were tried by hand, see CLUSTERS.md."""
+    from distributed.cli import dask_scheduler, dask_worker
+
+    text = (ROOT / "workflows" / "clusters" / "kubernetes.yaml").read_text()
+    cluster, group, job = yaml.safe_load_all(text)
+    name = cluster["metadata"]["name"]
+    specs = {
+        "scheduler": cluster["spec"]["scheduler"]["spec"],
+        "workers": cluster["spec"]["worker"]["spec"],
+        "gpus": group["spec"]["worker"]["spec"],
+        "job": job["spec"]["template"]["spec"],
+    }
+    containers = {kind: spec["containers"][0] for kind, spec in specs.items()}
+    assert len({container["image"] for container in containers.values()}) == 1
+    assert group["spec"]["cluster"] == name
+    assert cluster["spec"]["scheduler"]["service"]["selector"]["dask.org/cluster-name"] == name
+    for kind in ("workers", "gpus"):
+        _, *options = containers[kind]["args"]
+        parsed = dask_worker.main.make_context("dask-worker", list(options)).params
+        assert parsed["nthreads"] == 1
+        assert (parsed["resources"] == "GPU=1") == (kind == "gpus")
+        assert {"name": "OMP_NUM_THREADS", "value": "1"} in containers[kind]["env"]
+    assert "nvidia.com/gpu" in containers["gpus"]["resources"]["limits"]
+    dask_scheduler.main.make_context("dask-scheduler", containers["scheduler"]["args"][1:])
+    program, command, *options = containers["job"]["args"]
+    assert (program, command) == ("instance-motion", "build")
+    arguments = cli._parse(importlib.import_module("workflows.commands.build"), "build", options)
+    assert arguments.graph.scheduler == f"tcp://{name}-scheduler:8786"
+    for kind in ("workers", "gpus", "job"):
+        mounts = {mount["mountPath"] for mount in containers[kind]["volumeMounts"]}
+        assert mounts >= {str(arguments.source), str(arguments.out.parent)}
+        assert {mount["name"] for mount in containers[kind]["volumeMounts"]} == {
+            volume["name"] for volume in specs[kind]["volumes"]
+        }

@@ -1,0 +1,1 @@
+"""Builds on clusters: a script for Slurm, objects for Kubernetes; see CLUSTERS.md."""

@@ -1,0 +1,141 @@
+"""Run `instance-motion` on workers that are Slurm jobs, through dask-jobqueue.
+
+    python -m workflows.clusters.slurm --jobs 20 --gpu --walltime-s 7200 -- build SOURCE OUT
+
+What follows `--` is a command of instance-motion that takes --scheduler. Each job is one worker
+with one thread. A worker retires before its job's wall time, handing its task on; jobs that
+ended, however, are replaced until the command is done. The scheduler runs in this process: start
+it where it may stay (tmux on a login node, or a small job of its own). Stopped or killed, it is
+started again with the same line and goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from pipeline.errors import ConfigError
+from workflows import cli
+
+MARGIN_S = 120
+"""Between a worker's latest retirement and its job's wall time: time to close."""
+REPLACE_S = 10.0
+"""How often ended jobs are replaced."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmConfig:
+    """What to ask Slurm for."""
+
+    jobs: int = 4
+    """Jobs to keep in the queue or running: workers."""
+    walltime_s: int = 4 * 3600
+    """Wall time of a job. A task that is cut off is done again: leave time for a hundred."""
+    memory: str = "8GB"
+    """Memory of a job."""
+    gpu: bool = False
+    """One GPU a job (`--gres=gpu:1`), and the worker resource GPU."""
+    queue: str | None = None
+    """Partition."""
+    account: str | None = None
+    """Account to charge."""
+    interface: str | None = None
+    """Network interface between this machine and the nodes, such as ib0."""
+    directive: tuple[str, ...] = ()
+    """More #SBATCH options, such as --constraint=a100."""
+    prologue: tuple[str, ...] = ()
+    """Shell lines before the worker, such as `module load cuda`."""
+    local: str = "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}"
+    """Fast local folder of a node, for the worker's own files; the shell of the job expands it."""
+    logs: Path = Path("slurm-logs")
+    """Folder of the jobs' output."""
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise ConfigError(f"jobs must be positive, got {self.jobs}")
+        if self.walltime_s <= 2 * MARGIN_S:
+            raise ConfigError(f"walltime_s must be more than {2 * MARGIN_S}, got {self.walltime_s}")
+
+    @property
+    def lifetime_s(self) -> tuple[int, int]:
+        """When a worker retires, and how much earlier or later: workers must not all go at once."""
+        usable = self.walltime_s - MARGIN_S
+        stagger = min(usable // 10, 600)
+        return usable - stagger, stagger
+
+
+@contextmanager
+def slurm_cluster(config: SlurmConfig) -> Iterator[Any]:
+    """A dask scheduler in this process, and jobs with workers for the time of a `with` block."""
+    from dask_jobqueue import SLURMCluster
+
+    lifetime_s, stagger_s = config.lifetime_s
+    cluster = SLURMCluster(
+        cores=1,
+        processes=1,  # dask-jobqueue does not see that a job with several workers has ended
+        memory=config.memory,
+        walltime=_clock(config.walltime_s),
+        queue=config.queue,
+        account=config.account,
+        interface=config.interface,
+        job_extra_directives=[*(["--gres=gpu:1"] if config.gpu else []), *config.directive],
+        job_script_prologue=[
+            "export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1",
+            *config.prologue,
+        ],
+        worker_extra_args=[
+            *("--lifetime", f"{lifetime_s}s", "--lifetime-stagger", f"{stagger_s}s", "--no-dashboard"),
+            *(["--resources", "GPU=1"] if config.gpu else []),
+        ],
+        local_directory=f'"{config.local}"',
+        log_directory=str(config.logs),
+        job_name="instance-motion",
+    )
+    done = threading.Event()
+
+    def keep() -> None:
+        # Not `adapt`: it looks at the backlog, and a build shows none, on purpose.
+        while not done.wait(REPLACE_S):
+            cluster.scale(jobs=config.jobs)
+
+    with cluster:
+        cluster.scale(jobs=config.jobs)
+        keeper = threading.Thread(target=keep, daemon=True)
+        keeper.start()
+        try:
+            yield cluster
+        finally:
+            done.set()
+            keeper.join()
+
+
+def _clock(seconds: int) -> str:
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code of the command."""
+    line = list(sys.argv[1:] if arguments is None else arguments)
+    cut = line.index("--") if "--" in line else len(line)
+    try:
+        config = tyro.cli(SlurmConfig, description=__doc__, args=line[:cut])
+        if not line[cut + 1 :]:
+            raise ConfigError("give a command after --, such as: -- build SOURCE OUT")
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    with slurm_cluster(config) as cluster:
+        # The first job may wait in the queue for as long as it takes.
+        waits = ("--worker-timeout-s", "604800", "--lost-workers-timeout-s", "604800")
+        return cli.main([*line[cut + 1 :], "--scheduler", cluster.scheduler_address, *waits])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
