@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from pipeline.errors import BuildError, SourceError
 from pipeline.evidence_build import EvidenceBuild, EvidenceResult
 from pipeline.flow import FlowConfig, flow_identity
 from pipeline.graph import GraphConfig, open_graph
-from pipeline.lease import lease
+from pipeline.lease import LEASE_FILE, lease
 from pipeline.mask_layer import masks_entry
 from pipeline.matching import MaskConfig
 from pipeline.plan import PlanConfig, plan_files
@@ -122,7 +123,13 @@ def build(
         needs_gpu = _needs_gpu(config.detector)
         planned = plan_files([len(clip) for clip in clips], config.plan)
         work = EvidenceBuild(layout, clips, planned, config, needs_gpu=needs_gpu)
-        with open_graph(graph, gpus=_gpu_count() if needs_gpu else 0, needs_gpu=needs_gpu) as opened:
+        with open_graph(
+            graph,
+            gpus=_gpu_count() if needs_gpu else 0,
+            needs_gpu=needs_gpu,
+            shared=(out / LEASE_FILE, source),
+            say=lambda line: print(line, file=sys.stderr),
+        ) as opened:
             with Progress("build", work.frames_total, quiet=quiet) as bar:
                 result = work.run(opened, bar)
             if not result.files:

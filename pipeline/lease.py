@@ -12,6 +12,8 @@ from pathlib import Path
 
 from pipeline.errors import BuildError
 
+LEASE_FILE = ".lease"
+
 
 @contextmanager
 def lease(folder: Path, purpose: str) -> Iterator[None]:
@@ -21,7 +23,7 @@ def lease(folder: Path, purpose: str) -> Iterator[None]:
         BuildError: another process holds it; says which.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / ".lease", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    handle = os.open(folder / LEASE_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -121,7 +121,7 @@ def measure(folder: Path, data: DataSet, workers: int) -> Row:
             *("--scheduler", running.address),
         ]
         begin, watch = time.monotonic(), Watch(running)
-        driver = _start(line)
+        driver = _start_build(line)
         while pieces_done(out) < pieces // 2:
             watch.look(driver.pid)
             if driver.poll() is not None:
@@ -132,7 +132,7 @@ def measure(folder: Path, data: DataSet, workers: int) -> Row:
         killed_after, done = time.monotonic() - begin - 2, pieces_done(out)
 
         begin, resumed = time.monotonic(), None
-        driver = _start(line)
+        driver = _start_build(line)
         while driver.poll() is None:
             watch.look(driver.pid)
             if resumed is None and pieces_done(out) > done:
@@ -216,25 +216,19 @@ class Cluster:
 @contextmanager
 def cluster(folder: Path, workers: int) -> Iterator[Cluster]:
     """A scheduler and workers of one thread each, as a user starts them."""
-    info, dask = folder / "scheduler.json", Path(sys.executable).parent / "dask"
+    info = folder / "scheduler.json"
+    # By module, in this folder: the workers must run this very code, and the build checks it.
+    dask = {kind: [sys.executable, "-m", f"distributed.cli.dask_{kind}"] for kind in ("scheduler", "worker")}
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     address = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
     processes = [
-        _start([str(dask), "scheduler", *address, "--port", "0", "--scheduler-file", str(info)], environment)
+        _start([*dask["scheduler"], *address, "--port", "0", "--scheduler-file", str(info)], environment)
     ]
     try:
         while not info.exists():
             time.sleep(0.1)
-        worker = [
-            str(dask),
-            "worker",
-            "--scheduler-file",
-            str(info),
-            "--nthreads",
-            "1",
-            "--no-nanny",
-            "--no-dashboard",
-        ]
+        alone = ("--nthreads", "1", "--no-nanny", "--no-dashboard")
+        worker = [*dask["worker"], "--scheduler-file", str(info), *alone]
         for number in range(workers):
             processes.append(_start([*worker, "--local-directory", str(folder / f"w{number}")], environment))
         described = json.loads(info.read_text())
@@ -296,6 +290,11 @@ def _count(url: str, what: str) -> int:
 
 def _start(line: Sequence[str], environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     return subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _start_build(line: Sequence[str]) -> subprocess.Popen[bytes]:
+    """What it complains about is for the user to see."""
+    return subprocess.Popen(line, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import signal
@@ -81,7 +82,8 @@ def jobs(folder: Path) -> list[str]:
 
 @pytest.mark.fault(Fault.CLUSTER)
 @pytest.mark.fault(Fault.KILLED)
-@pytest.mark.parametrize("retires", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow  # a minute, most of it waiting
+@pytest.mark.parametrize("retires", [True, False])
 def test_a_build_outlives_its_jobs_generation_after_generation(
     queue: Path, tmp_path: Path, empty_masks: Path, retires: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +113,9 @@ def test_a_build_outlives_its_jobs_generation_after_generation(
 def test_the_slurm_script_runs_a_command_on_jobs_as_asked_for(
     queue: Path, streets: Path, tmp_path: Path, empty_masks: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    masks = json.loads(empty_masks.read_text())
+    masks["images"] = [{"id": 1, "file_name": "test_0000/000000.png", "width": 208, "height": 64}]
+    empty_masks.write_text(json.dumps(masks))
     options = ("--walltime-s", "300", "--queue", "short", "--local", str(tmp_path / "local"))
     command = (
         "build",

@@ -85,6 +85,7 @@ def slurm_cluster(config: SlurmConfig) -> Iterator[Any]:
         queue=config.queue,
         account=config.account,
         interface=config.interface,
+        scheduler_options={"dashboard_address": ":0"},  # a login node is shared: any free port
         job_extra_directives=[*(["--gres=gpu:1"] if config.gpu else []), *config.directive],
         job_script_prologue=[
             "export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1",

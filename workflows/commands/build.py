@@ -2,11 +2,15 @@
 
 Running the same build again goes on where it was stopped. Clips that cannot be read are
 left out, listed at the end, and make the exit code 1.
+
+OUT may be a URL, such as s3://bucket/kitti: the set is then built in the folder --work, and
+copied when it is complete.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,18 +20,23 @@ import tyro
 
 from pipeline.build import BuildConfig, BuildReport, build
 from pipeline.configuration import from_dict, to_dict
+from pipeline.copy import copy_set
+from pipeline.errors import BuildError, ConfigError
 from pipeline.estimate import Estimate, estimate
 from pipeline.graph import GraphConfig
+from workflows.locations import ShardLocation
 
 
 @dataclass(frozen=True)
 class Arguments:
     source: tyro.conf.Positional[Path]
     """Video file, or folder of videos, images, KITTI, Cityscapes or streetworld."""
-    out: tyro.conf.Positional[Path]
-    """Folder of the shard set."""
+    out: tyro.conf.Positional[ShardLocation]
+    """Folder of the shard set, or a URL to which it is copied from --work."""
     settings: BuildConfig = field(default_factory=BuildConfig)
     graph: GraphConfig = field(default_factory=GraphConfig)
+    work: Path | None = None
+    """Folder to build in where OUT is a URL; it stays, and the same command goes on from it."""
     recipe: Path | None = None
     """YAML file with settings; the command line overrides it."""
     dry_run: bool = False
@@ -44,19 +53,41 @@ def from_recipe(data: Mapping[str, Any]) -> Arguments:
 
 
 def run(arguments: Arguments) -> int:
+    folder = _folder(arguments)
     if arguments.dry_run:
-        found = estimate(
-            arguments.source, arguments.out, arguments.settings, arguments.graph, quiet=arguments.quiet
-        )
+        found = estimate(arguments.source, folder, arguments.settings, arguments.graph, quiet=arguments.quiet)
         print(
             json.dumps(to_dict(found) | {"fits": found.fits}, indent=1) if arguments.json else outlook(found)
         )
         return 0
-    report = build(
-        arguments.source, arguments.out, arguments.settings, arguments.graph, quiet=arguments.quiet
-    )
+    report = build(arguments.source, folder, arguments.settings, arguments.graph, quiet=arguments.quiet)
     print(json.dumps(to_dict(report), indent=1) if arguments.json else summary(report))
+    if not isinstance(arguments.out, Path):
+        _copy(folder, arguments.out, quiet=arguments.quiet)
     return 1 if report.quarantine else 0
+
+
+def _folder(arguments: Arguments) -> Path:
+    """Where the set is built."""
+    if isinstance(arguments.out, Path):
+        if arguments.work is not None:
+            raise ConfigError(
+                f"--work is for an OUT that is a URL; {arguments.out} is a folder: leave it out"
+            )
+        return arguments.out
+    if arguments.work is None:
+        raise ConfigError(f"{arguments.out} is a URL; give a folder to build in with --work FOLDER")
+    return arguments.work
+
+
+def _copy(folder: Path, url: str, *, quiet: bool) -> None:
+    """Copy a set that will not change any more: clips that failed may still come in."""
+    if (folder / ".build").is_dir():
+        raise BuildError(
+            f"not copied to {url}, because the clips above may still be mended: run the same command again, or "
+            f"`instance-motion copy {folder} {url}` to do without them"
+        )
+    print(copy_set(folder, url, quiet=quiet).summary(), file=sys.stderr)
 
 
 def summary(report: BuildReport) -> str:
