@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -80,11 +81,18 @@ def damages(name: str, data: bytes) -> dict[str, bytes]:
     if name.endswith(".mp4"):
         for box, offset in ((b"stts", 15), (b"stsz", 15), (b"stsz", 19), (b"stco", 15), (b"stss", 15)):
             found[f"{box.decode()}-{offset}-off"] = flipped(data, data.index(box) + offset, 1)
+    if name.endswith((".avi", "first.mp4")):  # where a packet ends, so that all that is there is whole
+        found["cut-between"] = data[: start_of_packet(data, 15)]
     if name.endswith(".avi"):
         at = data.index(b"vids") + 32  # dwLength of the stream's header
         assert struct.unpack_from("<I", data, at) == (len(LONG),)
         found["more-stated"] = data[:at] + struct.pack("<I", 90) + data[at + 4 :]
     return found
+
+
+def start_of_packet(data: bytes, number: int) -> int:
+    with av.open(io.BytesIO(data)) as container:
+        return sorted(packet.pos for packet in container.demux(video=0) if packet.pos is not None)[number]
 
 
 @pytest.mark.fault(Fault.DAMAGED_VIDEO)
