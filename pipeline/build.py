@@ -28,6 +28,7 @@ from pipeline.clip import FramesConfig, stored_camera
 from pipeline.configuration import canonical_json, digest, to_dict
 from pipeline.detectors import DetectorConfig, check_detector, detector_identity
 from pipeline.errors import BuildError, SourceError
+from pipeline.events import Event, event
 from pipeline.evidence_build import EvidenceBuild, EvidenceResult
 from pipeline.flow import FlowConfig, flow_identity
 from pipeline.graph import GraphConfig, open_graph
@@ -112,6 +113,8 @@ def build(
             raise SourceError(f"{source}: no usable clip{reason}")
         description = describe(config, clips, bad)
         set_id = digest(description)
+        for each in bad:
+            event(Event.CLIP_QUARANTINED, clip=each.name, reason=each.reason)
         if (out / MANIFEST).exists():
             manifest = _finished(out, set_id, config.masks)
             if manifest is not None:

@@ -19,6 +19,7 @@ from pipeline.errors import SourceError
 
 _FOCAL_RANGE = (0.2, 5.0)  # of the longer side: 136 down to 11 degrees across it
 _MAX_STRETCH = 4.0  # between the middle and the border of an undistorted frame
+_MAX_RESIZED = 1 << 27  # pixels; a portrait frame cut to a 4K one passes through 2.6e7
 _GIVE = "give the camera with --intrinsics (file or fx,fy,cx,cy) or --fov-deg"
 
 
@@ -162,9 +163,15 @@ class FrameTransform:
         """(h, w[, C]) source image -> (H, W[, C]) stored image of the same dtype, contiguous.
 
         Shrinking averages the covered area, growing interpolates bilinearly.
+
+        Raises:
+            SourceError: the frame is a strip that would have to become gigantic.
         """
         if image.shape[1::-1] != self.source_size:
             raise ValueError(f"image of {image.shape[1]}x{image.shape[0]} given, expected {self.source_size}")
+        if self.resized_size[0] * self.resized_size[1] > _MAX_RESIZED:
+            (w, h), (W, H) = self.source_size, self.stored_size
+            raise SourceError(f"frames of {w}x{h} are strips that cannot fill {W}x{H}; give another --size")
         if self.resized_size != self.source_size:
             shrinks = (
                 self.resized_size[0] <= self.source_size[0] and self.resized_size[1] <= self.source_size[1]

@@ -169,7 +169,7 @@ def estimate(
 
     rates, failing, opened_s = None, dict[str, str](), 0.0
     if standing != "complete":
-        rates, failing, opened_s = _rates(layout, clips, work, config, graph, quiet)
+        rates, failing, opened_s = _rates(source, layout, clips, work, config, graph, quiet)
     frames = sum(len(clip) for clip in clips)
     left = sum(map(frames_of, work.left))
     parts = [scanned_s, 0.0, 0.0, 0.0]
@@ -281,7 +281,13 @@ def _is_published(layout: Layout, file: PlannedFile, names: Sequence[str]) -> bo
 
 
 def _rates(
-    layout: Layout, clips: Sequence[Clip], work: Work, config: BuildConfig, graph: GraphConfig, quiet: bool
+    source: Path,
+    layout: Layout,
+    clips: Sequence[Clip],
+    work: Work,
+    config: BuildConfig,
+    graph: GraphConfig,
+    quiet: bool,
 ) -> tuple[Rates, dict[str, str], float]:
     """What sampled pieces cost, why clips failed, and how long workers took to start."""
     begin = time.monotonic()
@@ -289,7 +295,9 @@ def _rates(
     # Workers elsewhere do not see a temporary folder of this machine; here it is gone even if they are killed.
     with (
         tempfile.TemporaryDirectory(prefix="instance-motion-") as folder,
-        open_graph(graph, gpus=_gpu_count() if needs_gpu else 0, needs_gpu=needs_gpu) as opened,
+        open_graph(
+            graph, gpus=_gpu_count() if needs_gpu else 0, needs_gpu=needs_gpu, shared=(source,)
+        ) as opened,
         Progress("sample", min(SAMPLE_FRAMES, sum(map(frames_of, work.pieces))), quiet=quiet) as bar,
     ):
         opened_s = time.monotonic() - begin

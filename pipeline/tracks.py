@@ -8,7 +8,7 @@ begins in the next frame or a few frames later, found in this order:
 2. across missing detections, or where the flow lost a fast object: the box of the end, moved
    on at its last velocity, overlaps the first box of the later chain, of the same class.
 
-Shorter gaps are bridged first, then better overlaps; training uses direct matches only.
+Of each kind shorter gaps are bridged first, then better overlaps; training uses direct matches only.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from pipeline.shards.manifest import read_manifest
+from pipeline.streetworld.truth import write_label_images
 from tests.builds import CUT, SIZE, command, run
 from tests.faults.table import Fault
 from tests.pipeline.test_events import read, wait_until
@@ -124,6 +128,42 @@ def test_a_log_that_cannot_be_opened_is_one_line_before_any_work(
     assert (out, err) == ("", f"error: {tmp_path}: Is a directory\n")
     assert cli.main(["tables", "--log-json"]) == 2
     assert "--log-json needs a file, or - for standard error" in capsys.readouterr().err
+
+
+def test_a_build_tells_its_pieces_its_files_and_the_clips_that_it_leaves_out(
+    streets: Path, tmp_path: Path
+) -> None:
+    source, masks = Path(shutil.copytree(streets, tmp_path / "streets")), tmp_path / "masks"
+    for clip in source.iterdir():
+        write_label_images(clip, masks / clip.name)
+    video = source / "test_0002" / "video.mp4"
+    data = bytearray(video.read_bytes())
+    first, end = data.index(b"mdat"), data.index(b"moov")
+    start = first + (end - first) * 7 // 10
+    data[start : start + 1000] = bytes(1000)  # it opens, and cannot be decoded
+    video.write_bytes(data)
+    log, threads = tmp_path / "log", torch.get_num_threads()
+    words = ["build", str(source), str(tmp_path / "set"), *SIZE, *CUT, "--detector", f"masks:{masks}"]
+    assert cli.main([*words, "--workers", "0", "--quiet", "--log-json", str(log)]) == 1
+    torch.set_num_threads(threads)
+    found, torn = read(log)
+    assert not torn
+    pieces = [each for each in found if each["event"] == "piece_done"]
+    assert sum(each["frames"] for each in pieces if each["clip"] != "test_0002") == 20
+    assert all(each["seconds"]["detect"] > 0 for each in pieces)
+    files = {(each["layer"], each["file"]): each for each in found if each["event"] == "file_published"}
+    manifest = read_manifest(tmp_path / "set")
+    for layer, entries in (("frames", manifest.frames), ("evidence", manifest.evidence)):
+        for name, entry in entries.items():
+            each = files[layer, name]
+            assert (each["frames"], each["bytes"]) == (entry.frames, entry.bytes)
+    ((clip, reason),) = [
+        (each["clip"], each["reason"]) for each in found if each["event"] == "clip_quarantined"
+    ]
+    assert clip == "test_0002"
+    assert "cannot be decoded" in reason
+    assert f"quarantined {clip}: {reason}" in [each.get("line") for each in found]
+    assert found[-1]["exit_code"] == 1
 
 
 @pytest.mark.fault(Fault.STOPPED)

@@ -245,8 +245,8 @@ def test_a_blob_cannot_ask_for_more_memory_than_expected() -> None:
     bomb = codec.compress(bytes(1 << 24))
     with pytest.raises(ShardError, match="declares 16777216 bytes, expected 100"):
         codec.decompress(bomb, 100)
-    large = codec.encode_image(np.zeros((2000, 2000, 3), np.uint8), "png")
-    with pytest.raises(ShardError, match="2000x2000, expected 48x32"):
+    large = codec.encode_image(np.zeros((400, 400, 3), np.uint8), "png")
+    with pytest.raises(ShardError, match="400x400, expected 48x32"):
         codec.decode_image(large, "png", examples.SIZE)
 
 
