@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
+from pipeline.assembly import Layout, assemble
+from pipeline.clip import FramesConfig
+from pipeline.errors import BuildError, ShardError
+from pipeline.flow import FlowConfig
+from pipeline.plan import PlannedFile, PlannedPiece, PlannedSegment
+from pipeline.shards.evidence import EvidenceFile
+from pipeline.shards.frames import FramesFile
+from pipeline.shards.plain_hdf5 import sealed
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.verify import verify_files
 from tests.faults.campaign import MEMORY_BYTES, read_mutants, read_sets, summary
-from tests.faults.mutants import FILES, contents, mutant, structures, write_set
+from tests.faults.mutants import FILES, SET_ID, contents, mutant, structures, write_set
 from tests.faults.table import Fault
+from tests.pipeline.shards import examples
 
 
 @pytest.mark.fault(Fault.MUTATED_SHARD)
@@ -88,3 +98,65 @@ def test_every_mutant_is_found_by_its_checksum(tmp_path: Path) -> None:
                 (tmp_path / kind / FILES[kind]).write_bytes(spoilt[FILES[kind]])
                 found = [finding.where for _, finding in verify_files(shards) if finding]
                 assert found == ([FILES[kind]] if spoilt != whole else []), seed
+
+
+@pytest.mark.fault(Fault.BIT_ROT)
+@pytest.mark.parametrize("kind", ["frames", "evidence", "masks"])
+def test_a_flipped_bit_in_any_structure_that_is_read_is_refused_on_opening(tmp_path: Path, kind: str) -> None:
+    whole = contents(kind)
+    name, rng = FILES[kind], np.random.default_rng(0)
+    unread = (b"FSHD", b"FSSE")  # free space: for writers
+    blocks = [
+        each for each in structures(whole[name]) if whole[name][each.start : each.start + 4] not in unread
+    ]
+    assert len(blocks) == 21
+    for block in blocks:
+        for at in [block.start, block.stop - 1, *rng.integers(block.start, block.stop, 4)]:
+            spoilt = bytearray(whole[name])
+            spoilt[at] ^= 1 << int(rng.integers(8))
+            write_set(tmp_path, kind, {**whole, name: bytes(spoilt)})
+            with ShardSet(tmp_path) as shards, pytest.raises(ShardError, match=f"{Path(name).name}"):
+                if kind == "masks":
+                    shards.masks_file("default", 0)
+                else:
+                    (shards.frames_file if kind == "frames" else shards.evidence_file)(0)
+
+
+@pytest.mark.fault(Fault.WRONG_VERSION)
+def test_the_stale_checksum_of_images_from_older_libraries_is_mended(tmp_path: Path) -> None:
+    """HDF5 1.14 (h5py 3.12) cleared a flag in the image of a file and left its checksum."""
+    image = contents("frames")["frames/00000.h5"]
+    stale = image[:44] + bytes(4) + image[48:]
+    (tmp_path / "stale.h5").write_bytes(stale)
+    with pytest.raises(OSError, match="checksum"):
+        h5py.File(tmp_path / "stale.h5")
+    assert sealed(stale) == image
+    (tmp_path / "mended.h5").write_bytes(sealed(stale))
+    with h5py.File(tmp_path / "mended.h5") as file:
+        assert len(file) == 15
+
+
+@pytest.mark.fault(Fault.MUTATED_SHARD)
+@pytest.mark.parametrize("kind", ["frames", "evidence", "evidence-flow"])
+def test_a_mutated_piece_of_a_build_is_made_again_or_used(tmp_path: Path, kind: str) -> None:
+    layout = Layout(
+        folder=tmp_path, set_id=SET_ID, frames=FramesConfig(size=examples.SIZE), flow=FlowConfig()
+    )
+    piece = PlannedPiece(clip_index=0, start=0, stop=4)
+    segment = PlannedSegment(clip_index=0, start=0, stop=4)
+    paths = dict(zip(("frames/00000.h5", "evidence/00000.h5"), layout.piece_paths(piece), strict=True))
+    paths["frames/00000.h5"].parent.mkdir(parents=True)
+    published = []
+    for seed in range(150):
+        for name, path in paths.items():
+            path.write_bytes(mutant(kind, seed)[name])
+        try:
+            published.append(assemble(layout, PlannedFile(index=0, segments=(segment,)), [piece], None))
+        except BuildError as error:
+            assert "the piece was removed" in str(error)
+            assert not any(path.exists() for path in paths.values())
+        else:
+            frames = FramesFile(tmp_path / "frames/00000.h5", set_id=SET_ID, codec="jpeg", size=examples.SIZE)
+            evidence = EvidenceFile(tmp_path / "evidence/00000.h5", set_id=SET_ID, size=examples.SIZE)
+            assert len(frames) == len(evidence) == 4
+    assert 10 < len(published) < 140
