@@ -179,7 +179,7 @@ class Forks:
 _SHARED: list[Forks] = []
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Forks:
     """One program for all tests of a test process."""
     if not _SHARED:

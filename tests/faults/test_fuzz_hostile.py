@@ -24,9 +24,9 @@ from pipeline.shards import evidence, frames, masks
 from pipeline.shards.blobs import blob_columns
 from pipeline.shards.codec import compress, encode_image
 from pipeline.shards.hdf5 import file_image
-from pipeline.shards.plain_hdf5 import PlainFile
+from pipeline.shards.plain_hdf5 import PlainFile, lookup3
 from tests.faults.campaign import MEMORY_BYTES, Outcome, read_sets, summary
-from tests.faults.mutants import FILES, contents, write_set
+from tests.faults.mutants import FILES, contents, seal, structures, write_set
 from tests.faults.table import Fault
 from tests.pipeline.shards import examples
 
@@ -387,3 +387,26 @@ def as_expected(outcome: Outcome, words: str) -> bool:
     if words in ("", "read"):
         return words == "" or outcome.ending == "read"
     return outcome.ending == "refused" and re.search(words, outcome.words) is not None
+
+
+def endless(data: bytes) -> bytes:
+    """A data set's header that goes on in a block that goes on in itself; all checksums are right."""
+    spoilt = bytearray(data)
+    block = next(each for each in structures(data)[2:] if data[each.start : each.start + 4] == b"OHDR")
+    place = block.start + 8  # the first message; the last one is padding, which has room
+    while spoilt[place] != 0:
+        place += 4 + int.from_bytes(spoilt[place + 1 : place + 3], "little")
+    going_on = struct.pack("<QQ", len(data), 28)
+    spoilt[place], spoilt[place + 4 : place + 20] = 16, going_on
+    seal(spoilt, block)
+    loop = b"OCHK" + struct.pack("<BHB", 16, 16, 0) + going_on
+    return bytes(spoilt) + loop + struct.pack("<I", lookup3(loop))
+
+
+@pytest.mark.fault(Fault.HOSTILE_SHARD)
+def test_a_header_without_an_end_is_refused(tmp_path: Path) -> None:
+    whole = contents("masks")
+    write_set(tmp_path, "masks", {**whole, FILES["masks"]: endless(whole[FILES["masks"]])})
+    (outcome,) = read_sets([tmp_path])
+    assert outcome.ending == "refused"
+    assert "goes on and on" in outcome.words

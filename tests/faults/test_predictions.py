@@ -148,14 +148,13 @@ def test_figures_and_pages_that_are_killed_leave_the_old_file(
 def test_a_full_disk_is_one_line_and_nothing_half_written_counts(
     trained: Path, street_shards: Path, streets: Path, forks: Forks, tmp_path: Path
 ) -> None:
-    """Files of some thousand bytes fit, none of predictions, pages or networks."""
+    """Files of some thousand bytes fit, none of predictions or pages."""
     whole, full = tmp_path / "whole", {"RLIMIT_FSIZE": 1500}
     predict(trained, street_shards, whole, quiet=True)
     commands: dict[str, tuple[object, ...]] = {
         "out": ("predict", trained, street_shards, tmp_path / "out", "--quiet"),
         "figures.json": ("evaluate", "motion", whole, streets, "--quiet", "--out", tmp_path / "figures.json"),
         "page.html": ("report", trained, "--out", tmp_path / "page.html"),
-        "onnx": ("export", trained, tmp_path / "onnx", "--size", "96", "64"),
     }
     for name, words in commands.items():
         running = forks.run(*words, limits=full)
