@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import re
 import time
 from collections.abc import Callable
@@ -105,7 +106,8 @@ class LocalFolder:
         if path.is_symlink() or not path.is_file():
             raise MissingObject(f"{path}: missing")
         with open(path, "rb") as file:
-            return file.read(limit + 1)
+            # Python allocates what is asked for, and the limit of a manifest is half a gigabyte.
+            return file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
 
     def write(self, name: str, data: bytes) -> None:
         """Publish a file whole, or raise OSError."""

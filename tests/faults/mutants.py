@@ -150,7 +150,7 @@ def mutant_manifest(text: bytes, seed: int) -> bytes:
         elif action < 0.9 and isinstance(holder, dict):
             holder[rng.choice(("x", "", "00001.h5", "../x.h5", "x.h5\n"))] = holder[key]
         elif isinstance(holder, list):
-            holder.extend([holder[key]] * rng.choice((1, 1000)))
+            holder.extend([holder[key]] * rng.choice((1, 100)))
         else:
             holder[key] = [holder[key]]
     return json.dumps(data).encode("utf-8", "surrogatepass")
