@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from evaluation.predictions import (
     ClipPrediction,
@@ -23,6 +22,7 @@ from evaluation.predictions import (
     write_index,
 )
 from pipeline.errors import ConfigError
+from pipeline.progress import Bar
 from pipeline.shards.manifest import ClipEntry
 from pipeline.shards.reader import ShardSet
 from pipeline.shards.storage import Location
@@ -159,7 +159,7 @@ def predict_clips(
         )
         model = _Model(networks=networks, motion=motion, use_instances=use_instances)
         total = sum(clip.frames for clip in clips)
-        with tqdm(total=total, unit="frame", desc="predict", disable=quiet) as bar:
+        with Bar(total=total, unit="frame", desc="predict", disable=quiet) as bar:
             for clip in clips:
                 if clip.frames == 1:
                     yield _predict_frame(model, source, clip)
@@ -269,7 +269,7 @@ def _predict_frame(model: _Model, source: _Source, clip: ClipEntry) -> ClipPredi
 
 
 @torch.no_grad()
-def _predict_clip(model: _Model, source: _Source, clip: ClipEntry, bar: tqdm) -> ClipPrediction:
+def _predict_clip(model: _Model, source: _Source, clip: ClipEntry, bar: Bar) -> ClipPrediction:
     """All frames of a clip; neighbouring pairs share their depths."""
     disparities: list[np.ndarray] = []
     cameras: list[np.ndarray] = []

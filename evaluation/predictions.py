@@ -4,7 +4,7 @@ A folder holds one HDF5 file a clip, `<clip name>.h5`, and `predictions.json`, w
 `b_T_a` maps points of frame a to frame b. Depths and translations are in scene units: one
 unknown scale, the same for all of a network's predictions as far as the network keeps it.
 
-Imports numpy and h5py, and no network: predictions of any origin can be written and scored.
+Imports numpy, and no network: predictions of any origin can be written and scored.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import h5py
 import numpy as np
 
 from pipeline.classes import CLASSES
@@ -24,6 +23,7 @@ from pipeline.errors import ConfigError, InstanceMotionError, ShardError
 from pipeline.shards.blobs import BlobReader, blob_columns, blob_schema
 from pipeline.shards.codec import decode_labels, encode_labels
 from pipeline.shards.hdf5 import Column, Schema, file_image, open_checked, publish, read_column
+from pipeline.shards.plain_hdf5 import PlainFile
 
 FORMAT, VERSION = "instance-motion predictions", 1
 INDEX = "predictions.json"
@@ -302,7 +302,7 @@ def clip_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.h5"
 
 
-def _read(file: h5py.File, name: str, index: PredictionIndex) -> ClipPrediction:
+def _read(file: PlainFile, name: str, index: PredictionIndex) -> ClipPrediction:
     inverse_depth = read_column(file, "inverse_depth")
     if inverse_depth.shape[1:] != (index.size[1], index.size[0]):
         raise PredictionError(f"inverse depth is {inverse_depth.shape}, the size {index.size}; {AGAIN}")

@@ -45,6 +45,10 @@ class Layout:
         pieces = self.work / "pieces"
         return pieces / f"{piece.name}.frames.h5", pieces / f"{piece.name}.evidence.h5"
 
+    def seal_path(self, piece: PlannedPiece) -> Path:
+        """Written after both: their SHA-256. Only blobs carry checksums of their own, tables do not."""
+        return self.work / "pieces" / f"{piece.name}.seal"
+
 
 @dataclass(frozen=True, kw_only=True)
 class FilePair:
@@ -65,14 +69,20 @@ class _StoredPiece:
 
 
 def write_piece(layout: Layout, planned: PlannedPiece, piece: Piece) -> None:
-    """Publish a piece; its evidence comes last and says that it is whole."""
+    """Publish a piece; its seal comes last and says that it is whole."""
     contents = _encode(layout, piece.frames, piece.evidence)
     for path, content in zip(layout.piece_paths(planned), contents, strict=True):
         publish(path, content)
+    publish(layout.seal_path(planned), seal_of(contents))
+
+
+def seal_of(contents: Sequence[bytes]) -> bytes:
+    """What the seal of a piece says: SHA-256 of its frames and of its evidence, a line each."""
+    return "".join(hashlib.sha256(content).hexdigest() + "\n" for content in contents).encode()
 
 
 def is_written(layout: Layout, planned: PlannedPiece) -> bool:
-    return all(path.is_file() for path in layout.piece_paths(planned))
+    return all(path.is_file() for path in (*layout.piece_paths(planned), layout.seal_path(planned)))
 
 
 def written_pieces(layout: Layout) -> set[str]:
@@ -81,12 +91,12 @@ def written_pieces(layout: Layout) -> set[str]:
         found = {entry.name for entry in os.scandir(layout.work / "pieces")}
     except FileNotFoundError:
         return set()
-    frames = {name.removesuffix(".frames.h5") for name in found}
-    return {name for each in found if (name := each.removesuffix(".evidence.h5")) in frames}
+    sealed = {name.removesuffix(".seal") for name in found if name.endswith(".seal")}
+    return {name for name in sealed if {f"{name}.frames.h5", f"{name}.evidence.h5"} <= found}
 
 
 def remove_piece(layout: Layout, planned: PlannedPiece) -> None:
-    for path in reversed(layout.piece_paths(planned)):
+    for path in (layout.seal_path(planned), *layout.piece_paths(planned)):
         path.unlink(missing_ok=True)
 
 
@@ -140,6 +150,9 @@ def _read_piece(layout: Layout, planned: PlannedPiece) -> _StoredPiece:
     config = layout.frames
     frames_path, evidence_path = layout.piece_paths(planned)
     try:
+        contents = [frames_path.read_bytes(), evidence_path.read_bytes()]
+        if layout.seal_path(planned).read_bytes() != seal_of(contents):
+            raise ShardError(f"{frames_path}: it or its evidence is damaged (SHA-256 differs)")
         frames = FramesFile(frames_path, set_id=layout.set_id, codec=config.codec, size=config.size)
         evidence = EvidenceFile(evidence_path, set_id=layout.set_id, size=config.size)
         rows = range(len(frames))
@@ -155,7 +168,7 @@ def _read_piece(layout: Layout, planned: PlannedPiece) -> _StoredPiece:
             first_image=frames.image(0),
             last_image=frames.image(len(frames) - 1),
         )
-    except (ShardError, IndexError) as error:
+    except (ShardError, IndexError, FileNotFoundError) as error:
         remove_piece(layout, planned)
         raise BuildError(f"{error}; the piece was removed: run the same build again") from None
     frames.close()

@@ -123,15 +123,15 @@ def build(
         _keep_plan(out, description)
 
         layout = Layout(folder=out, set_id=set_id, frames=config.frames, flow=config.flow)
-        needs_gpu = _needs_gpu(config.detector)
+        needs_gpu = needs_gpu_for(config.detector)
         planned = plan_files([len(clip) for clip in clips], config.plan)
         work = EvidenceBuild(layout, clips, planned, config, needs_gpu=needs_gpu)
         with open_graph(
             graph,
-            gpus=_gpu_count() if needs_gpu else 0,
+            gpus=gpu_count() if needs_gpu else 0,
             needs_gpu=needs_gpu,
             shared=(out / LEASE_FILE, source),
-            say=lambda line: print(line, file=sys.stderr),
+            say=None if quiet else lambda line: print(line, file=sys.stderr),
         ) as opened:
             with Progress("build", work.frames_total, quiet=quiet) as bar:
                 result = work.run(opened, bar)
@@ -145,10 +145,10 @@ def build(
                 entry = make_layer(out, manifest, DEFAULT_LAYER, config.masks, opened, bar)
         manifest = manifest.with_masks(DEFAULT_LAYER, entry)
         write_manifest(out, manifest)
-        if not result.failed:
-            shutil.rmtree(layout.work)
         report = _report(out, manifest, result, begin)
         publish(out / "build-report.json", (json.dumps(to_dict(report), indent=1) + "\n").encode())
+        if not result.failed:
+            _forget_plan(out)
         return report
 
 
@@ -178,6 +178,24 @@ def _description_of(clip: Clip) -> dict[str, Any]:
     }
 
 
+def is_unfinished(out: Path) -> bool:
+    """Whether the same build, run again, would still try something."""
+    return _plan_path(out).exists()
+
+
+def _plan_path(out: Path) -> Path:
+    return out / ".build" / "plan.json"
+
+
+def _forget_plan(out: Path) -> None:
+    """Remove `.build`, what says that work is left first: a kill in between costs nothing.
+
+    A worker that was given up may still publish a piece there; the next run removes it.
+    """
+    _plan_path(out).unlink(missing_ok=True)
+    shutil.rmtree(out / ".build", ignore_errors=True)
+
+
 def _finished(out: Path, set_id: str, masks: MaskConfig) -> Manifest | None:
     """The manifest if nothing is left to do, None if clips are to be tried again."""
     manifest = read_manifest(out)
@@ -186,8 +204,9 @@ def _finished(out: Path, set_id: str, masks: MaskConfig) -> Manifest | None:
             f"{out} holds a set that was built from other input or settings; "
             "choose another folder, or delete this one first"
         )
-    if (out / ".build").is_dir():
+    if is_unfinished(out):
         return None
+    _forget_plan(out)
     layer = manifest.masks.get(DEFAULT_LAYER)
     if layer is None or layer.digest != masks_entry(masks).digest:
         raise BuildError(
@@ -199,7 +218,7 @@ def _finished(out: Path, set_id: str, masks: MaskConfig) -> Manifest | None:
 
 def _keep_plan(out: Path, description: dict[str, Any]) -> None:
     """Write down what this build is, or refuse to go on with a different one."""
-    path = out / ".build" / "plan.json"
+    path = _plan_path(out)
     text = canonical_json(description)
     if not path.exists():
         leftovers = [name for name in ("frames", "evidence", "masks") if (out / name).exists()]
@@ -269,14 +288,14 @@ def _report(out: Path, manifest: Manifest, result: EvidenceResult, begin: float)
     )
 
 
-def _needs_gpu(detector: DetectorConfig) -> bool:
+def needs_gpu_for(detector: DetectorConfig) -> bool:
     """Whether pieces are to run where a GPU is. `auto` looks at this machine."""
     if detector.detector.startswith("masks:"):
         return False
-    return detector.device.startswith("cuda") or (detector.device == "auto" and _gpu_count() > 0)
+    return detector.device.startswith("cuda") or (detector.device == "auto" and gpu_count() > 0)
 
 
-def _gpu_count() -> int:
+def gpu_count() -> int:
     import torch
 
     return torch.cuda.device_count()

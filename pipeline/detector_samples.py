@@ -6,11 +6,11 @@ from pathlib import Path
 
 import av
 import numpy as np
-from tqdm import tqdm
 
 from pipeline.detector_training import Sample
 from pipeline.detectors import BUNDLED_CLASSES
 from pipeline.errors import SourceError
+from pipeline.progress import Bar
 from pipeline.streetworld.truth import TRUTH_FILE, VIDEO_FILE, read_truth
 
 
@@ -31,7 +31,7 @@ def read_samples(folder: Path) -> list[Sample]:
             f"{folder} holds no streetworld clips; render them with `instance-motion streetworld`"
         )
     samples: list[Sample] = []
-    for clip in tqdm(clips, unit="clip", desc=f"read {folder.name}"):
+    for clip in Bar(clips, unit="clip", desc=f"read {folder.name}"):
         truth = read_truth(clip / TRUTH_FILE)
         images = _decode(clip / VIDEO_FILE)
         if len(images) != len(truth):

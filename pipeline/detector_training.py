@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pipeline.detection import Target, training_losses
 from pipeline.detector_weights import read_torch_file
 from pipeline.errors import ConfigError, DetectorError
+from pipeline.progress import Bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ def train(
         _resume(state, config, checkpoint)
 
     network.train()
-    with _interrupts_held() as interrupted, tqdm(
+    with _interrupts_held() as interrupted, Bar(
         total=config.steps, initial=state.step, unit="step", desc="train", smoothing=0.05
     ) as progress:  # fmt: skip
         while state.step < config.steps:

@@ -19,9 +19,9 @@ from typing import IO
 from urllib.parse import urlparse
 
 import numpy as np
-from tqdm import tqdm
 
 from pipeline.errors import DetectorError
+from pipeline.progress import Bar
 from pipeline.tensor_files import read_tensors
 
 TIMEOUT_S = 10.0
@@ -68,7 +68,7 @@ def _download(url: str, target: Path) -> None:
         raise DetectorError(f"{url} is not an https address; name a local copy with --weights FILE")
     with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response, target.open("wb") as file:
         total = int(response.headers.get("Content-Length") or 0)
-        with tqdm(total=total or None, unit="B", unit_scale=True, desc=Path(url).name) as progress:
+        with Bar(total=total or None, unit="B", unit_scale=True, desc=Path(url).name) as progress:
             while block := response.read(1 << 20):
                 file.write(block)
                 progress.update(len(block))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.assembly import Layout, written_pieces
-from pipeline.build import DEFAULT_LAYER, BuildConfig, _gpu_count, _needs_gpu, describe
+from pipeline.build import DEFAULT_LAYER, BuildConfig, describe, gpu_count, is_unfinished, needs_gpu_for
 from pipeline.configuration import canonical_json, digest
 from pipeline.detectors import check_detector
 from pipeline.errors import ShardError, SourceError
@@ -234,7 +234,7 @@ def find_standing(out: Path, description: Mapping[str, Any], masks: MaskConfig) 
             return "other", str(error)
         if manifest.set_id != digest(description):
             return "other", "holds a set that was built from other input or settings; choose another folder"
-        if not (out / ".build").is_dir():
+        if not is_unfinished(out):
             layer = manifest.masks.get(DEFAULT_LAYER)
             if layer is None or layer.digest != masks_entry(masks).digest:
                 return "complete", "complete, with other mask settings; remask makes another masks layer"
@@ -291,12 +291,12 @@ def _rates(
 ) -> tuple[Rates, dict[str, str], float]:
     """What sampled pieces cost, why clips failed, and how long workers took to start."""
     begin = time.monotonic()
-    needs_gpu = _needs_gpu(config.detector)
+    needs_gpu = needs_gpu_for(config.detector)
     # Workers elsewhere do not see a temporary folder of this machine; here it is gone even if they are killed.
     with (
         tempfile.TemporaryDirectory(prefix="instance-motion-") as folder,
         open_graph(
-            graph, gpus=_gpu_count() if needs_gpu else 0, needs_gpu=needs_gpu, shared=(source,)
+            graph, gpus=gpu_count() if needs_gpu else 0, needs_gpu=needs_gpu, shared=(source,)
         ) as opened,
         Progress("sample", min(SAMPLE_FRAMES, sum(map(frames_of, work.pieces))), quiet=quiet) as bar,
     ):

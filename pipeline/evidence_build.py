@@ -172,7 +172,11 @@ class EvidenceBuild:
             clip = self._clips[piece.clip_index]
             job = PieceJob.of(self._layout, piece, clip, self._config.detector)
             return Task(
-                function=run_piece, argument=job, key=f"piece-{piece.name}", needs_gpu=self._needs_gpu
+                function=run_piece,
+                argument=job,
+                key=f"piece-{piece.name}",
+                needs_gpu=self._needs_gpu,
+                group=clip.name,
             )
         return None
 
@@ -264,7 +268,14 @@ class EvidenceBuild:
             record = json.loads(self._record_path(state).read_text())
             clips = record.pop("clips")
             pair = from_dict(FilePair, record, str(self._record_path(state)))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: work again
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ):  # none, or damaged: work again
             return None
         if clips != self._clip_names(state.pieces):
             return None

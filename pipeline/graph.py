@@ -294,10 +294,10 @@ class _Cluster:
             return self._client.submit(
                 *call, key=key, pure=False, resources={GPU: 1} if task.needs_gpu else None
             )
-        except Exception:
+        except Exception as error:  # a client that has closed itself raises many kinds
             if self._client.status == "running":
                 raise
-            raise self._gone() from None
+            raise self._gone() from error
 
     def cancel(self, futures: list[Any]) -> None:
         if futures and self._client.status == "running":

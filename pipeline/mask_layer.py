@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipeline.configuration import digest, from_dict, to_dict
+from pipeline.events import Event, event
 from pipeline.flow import FlowConfig, compute_flow, dequantise
 from pipeline.matching import MaskConfig, Match, Selection, match, overlaps, select
 from pipeline.shards.codec import encode_labels
@@ -121,6 +122,13 @@ def write_layer(
             store.write(f"masks/{name}/{file_name(ready)}", data)
             sha256 = hashlib.sha256(data).hexdigest()
             files[file_name(ready)] = FileEntry(sha256=sha256, bytes=len(data), frames=len(waiting[ready]))
+            event(
+                Event.FILE_PUBLISHED,
+                layer=f"masks/{name}",
+                file=file_name(ready),
+                frames=len(waiting[ready]),
+                bytes=len(data),
+            )
             progress(len(waiting[ready]))
             del waiting[ready], tracks[ready]
     return MasksEntry(config=entry.config, digest=entry.digest, files=dict(sorted(files.items())))

@@ -14,7 +14,14 @@ from pipeline.mask_layer import MaskedFrame, SelectJob, jobs, masks_entry, selec
 from pipeline.matching import MaskConfig
 from pipeline.progress import Progress
 from pipeline.shards.hdf5 import remove_leftovers
-from pipeline.shards.manifest import Manifest, MasksEntry, check_layer_name, read_manifest, update_manifest
+from pipeline.shards.manifest import (
+    MANIFEST,
+    Manifest,
+    MasksEntry,
+    check_layer_name,
+    read_manifest,
+    update_manifest,
+)
 from pipeline.shards.storage import Location, parse_location
 
 WORTH_WORKERS = 4000
@@ -62,7 +69,8 @@ def remask(
         frames = sum(entry.frames for entry in manifest.evidence.values())
         if graph.workers is None and graph.scheduler is None and frames < WORTH_WORKERS:
             graph = replace(graph, workers=0)
-        with open_graph(graph) as opened, Progress("masks", frames, quiet=quiet) as bar:
+        shared = (location / MANIFEST,) if isinstance(location, Path) else ()
+        with open_graph(graph, shared=shared) as opened, Progress("masks", frames, quiet=quiet) as bar:
             entry = make_layer(location, manifest, name, config, opened, bar)
 
         def with_layer(now: Manifest | None) -> Manifest:

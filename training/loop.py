@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from pipeline.configuration import to_dict
 from pipeline.errors import TrainingError
+from pipeline.progress import Bar
 from training import checkpoint as checkpoints
 from training.anchors import initial_log_heights
 from training.checkpoint import Checkpoint, Progress
@@ -146,7 +146,7 @@ class _Training:
         if world.leads:
             self.record.configuration(to_dict(config))
         self._introduce()
-        bar = tqdm(
+        bar = Bar(
             total=config.steps, initial=self.progress.step, unit="step", disable=self.quiet, desc="train"
         )
         batches = self._batches()
@@ -256,7 +256,7 @@ class _Training:
             self.progress = dataclasses.replace(self.progress, best_loss=loss)
             self._save("best.pt")
 
-    def _log(self, outcome: Step, step: int, bar: tqdm) -> None:
+    def _log(self, outcome: Step, step: int, bar: Bar) -> None:
         config = self.config
         if step % config.log_every == 0:
             means = self.world.means({"total": outcome.total, **outcome.terms}, ("total", *TERMS))

@@ -59,6 +59,8 @@ PREFIXED = (tyro.conf.OmitSubcommandPrefixes,)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         log, words = _take_option(words, "--log-json", "a file, or - for standard error")
         with json_log(log, words[0] if words else ""):
@@ -103,7 +105,7 @@ def _explain(error: BaseException) -> tuple[int, str | None]:
         line = f"error: {' '.join(str(error).split())}"
     else:  # full disk, no permission: what the system says is what there is to say
         assert isinstance(error, OSError)
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{' '.join(str(error.filename).split())}: " if error.filename else ""
         line = f"error: {where}{error.strerror or error}"
     print(line, file=sys.stderr)
     return 2 if isinstance(error, ConfigError) else 1, line

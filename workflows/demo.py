@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from evaluation.object_steps import object_steps
 from evaluation.predict import predict
@@ -16,6 +15,7 @@ from pipeline.build import BuildConfig, BuildReport, build
 from pipeline.clip import FramesConfig
 from pipeline.graph import GraphConfig
 from pipeline.overlay import write_video
+from pipeline.progress import Bar
 from pipeline.shards.reader import ShardSet
 from training.checkpoint import checkpoint_in, load
 from workflows.clip_text import write_clip_text
@@ -62,7 +62,7 @@ def show(
         write_clip_text(out, clip, scale_m)
         with (
             ShardSet(shards) as opened,
-            tqdm(total=len(clip), unit="frame", desc="draw", disable=quiet) as bar,
+            Bar(total=len(clip), unit="frame", desc="draw", disable=quiet) as bar,
         ):
             frames = _drawn(opened, clip, scale_m, bar)
             videos.append(out / f"{clip.name}.mp4")
@@ -84,7 +84,7 @@ def frames_per_second(clip: ClipPrediction) -> float:
     return float(np.clip(1 / np.median(steps), 0.1, 120)) if len(steps) else 1.0
 
 
-def _drawn(shards: ShardSet, clip: ClipPrediction, scale_m: float | None, bar: tqdm) -> Iterator[np.ndarray]:
+def _drawn(shards: ShardSet, clip: ClipPrediction, scale_m: float | None, bar: Bar) -> Iterator[np.ndarray]:
     entry = shards.clip(clip.name)
     steps = object_steps(clip, scale_m)
     for picture in demo_frames(clip, steps, lambda frame: shards.image(entry, frame), scale_m):

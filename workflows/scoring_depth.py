@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-import cv2
 import numpy as np
 import tyro
-from tqdm import tqdm
 
 from evaluation import depth_protocols
 from evaluation.depth_files import Frame, Kind, PredictedMap, own_frames, read_maps
@@ -32,7 +30,9 @@ from evaluation.ground_truth.split_lists import (
 )
 from evaluation.predictions import PredictionError
 from pipeline.errors import ConfigError
+from pipeline.progress import Bar
 from pipeline.shards.reader import ShardSet
+from pipeline.sources.images import read_image
 from workflows.locations import ShardLocation
 from workflows.masks_at_truth import nearest
 from workflows.prediction_sources import UNTRAINED, is_predictions, is_run, networks_of
@@ -98,7 +98,7 @@ def score_depth(benchmark: DepthBenchmark, quiet: bool = False) -> list[Figure]:
     wanted = set(chosen)
     total = DepthScore()
     with ExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=len(chosen), unit="image", desc="score", disable=quiet))
+        bar = stack.enter_context(Bar(total=len(chosen), unit="image", desc="score", disable=quiet))
         masks_of = _masks(benchmark, chosen, stack)
         for frame, predicted in zip(frames, maps, strict=True):
             if frame not in wanted:
@@ -190,12 +190,12 @@ def _image(root: Path, frame: Frame) -> np.ndarray:
     else:
         places = [root / f"{frame.file_names[0]}{suffix}" for suffix in (".png", ".jpg")]
     path = next((place for place in places if place.is_file()), None)
-    image = None if path is None else cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise GroundTruthError(f"{places[0]}: missing or no image; give the folder of the images")
+    if path is None:
+        raise GroundTruthError(f"{places[0]}: missing; give the folder of the images")
+    image = read_image(path)
     if isinstance(frame, CityscapesFrame):
         image = image[: round(len(image) * (1 - depth_protocols.CITYSCAPES.unseen_rows))]
-    return image[..., ::-1]
+    return image
 
 
 def _masks(

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from tqdm import tqdm
 
 from pipeline.errors import BuildError, ConfigError
+from pipeline.progress import Bar
 from pipeline.streetworld.clip import ClipConfig, is_rendered, render_clip
 from pipeline.streetworld.render import Jitter
 
@@ -74,7 +74,7 @@ def render(
     ]
     missing = [(folder, seed) for folder, seed in jobs if not is_rendered(folder, seed, config)]
     started = time.monotonic()
-    with tqdm(total=len(jobs), initial=len(jobs) - len(missing), unit="clip", desc="streetworld") as bar:
+    with Bar(total=len(jobs), initial=len(jobs) - len(missing), unit="clip", desc="streetworld") as bar:
         for done, _ in enumerate(_render_all(missing, config, device, workers), 1):
             bar.update()
             bar.set_postfix_str(f"{done * frames / (time.monotonic() - started):.1f} frames/s")

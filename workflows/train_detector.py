@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from evaluation.masks import FrameMasks, MaskAP, ap_table, mask_ap
 from pipeline.classes import CLASSES, class_named
@@ -17,6 +16,7 @@ from pipeline.detector_training import Sample, TrainingConfig
 from pipeline.detectors import BUNDLED_CLASSES
 from pipeline.errors import ConfigError
 from pipeline.masks import paste
+from pipeline.progress import Bar
 
 DEFAULTS = TrainingConfig()
 
@@ -80,7 +80,7 @@ def train_detector(
         figures = {f"{r.name} {r.size} {r.protocol}": round(r.value, 4) for r in results if r.count}
         with log.open("a") as file:
             file.write(json.dumps({"step": step, "score": round(score, 4), **figures}) + "\n")
-        tqdm.write(f"step {step}: mean AP50 {score:.3f}{' (best)' if score > best else ''}")
+        Bar.write(f"step {step}: mean AP50 {score:.3f}{' (best)' if score > best else ''}")
 
     out.mkdir(parents=True, exist_ok=True)
     detector_training.train(network, samples, training, out / "checkpoint.pt", validate, checkpoint_every)
@@ -95,7 +95,7 @@ def train_detector(
 def measure(detector: Detector, samples: Sequence[Sample]) -> list[MaskAP]:
     """Mask AP of a detector on frames with true masks, masks cut at 0.5, all scores."""
     predictions = []
-    for k, sample in enumerate(tqdm(samples, unit="frame", desc="measure", leave=False)):
+    for k, sample in enumerate(Bar(samples, unit="frame", desc="measure", leave=False)):
         (found,) = detector.detect([SourceFrame(image=sample.image, clip="", name=str(k))])
         predictions.append(predicted_masks(found, (sample.ids.shape[1], sample.ids.shape[0])))
     return mask_ap([true_masks(sample) for sample in samples], predictions)

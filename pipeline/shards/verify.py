@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.errors import ShardError
 from pipeline.shards.cache import DamagedObject, problem_with
 from pipeline.shards.codec import decode_image
-from pipeline.shards.manifest import ClipEntry, FileEntry
+from pipeline.shards.manifest import ClipEntry, FileEntry, file_name
 from pipeline.shards.masks import Instances
 from pipeline.shards.reader import ShardSet, locate
 from pipeline.shards.storage import MissingObject, ObjectStore
@@ -87,6 +87,7 @@ def verify_clip(shards: ShardSet, clip: ClipEntry) -> list[Finding]:
     try:
         times = shards.timestamps_s(clip)
         check(clip.name, bool(np.all(np.diff(times) > 0)), "timestamps do not increase")
+        _verify_segments(shards, clip, check)
         for frame in range(clip.frames):
             _verify_frame(shards, clip, frame, check)
         for layer in shards.manifest.masks:
@@ -95,6 +96,24 @@ def verify_clip(shards: ShardSet, clip: ClipEntry) -> list[Finding]:
     except ShardError as error:
         findings.append(Finding(where=clip.name, problem=str(error)))
     return findings
+
+
+def _verify_segments(shards: ShardSet, clip: ClipEntry, check: Check) -> None:
+    """The files' own account of the clip against the manifest's."""
+    first = 0
+    for index, row, count in clip.files:
+        start, found = 0, None
+        for segment in shards.frames_file(index).segments:
+            if start == row:
+                found = segment
+            start += segment.count
+        same = (
+            found is not None
+            and (found.clip, found.first, found.count) == (clip.name, first, count)
+            and np.array_equal(found.K, clip.intrinsics)
+        )
+        check(clip.name, same, f"frames/{file_name(index)} says otherwise whose frames are at row {row}")
+        first += count
 
 
 def _verify_frame(shards: ShardSet, clip: ClipEntry, frame: int, check: Check) -> None:
@@ -133,6 +152,16 @@ def _verify_masks(shards: ShardSet, layer: str, clip: ClipEntry, frame: int, che
     )
     check(where, len(set(instances.track.tolist())) == len(instances), "a track occurs twice in the frame")
     check(where, bool((instances.track > 0).all()), "an instance has no track")
+    detections = shards.evidence(clip, frame).detections
+    exist = bool((instances.detection < len(detections)).all())
+    check(where, exist, "an instance names a detection that is not there")
+    if exist:
+        rows = instances.detection.astype(int)
+        alike = np.array_equal(instances.score, detections.scores[rows]) and np.array_equal(
+            instances.class_index, detections.classes[rows]
+        )
+        check(where, alike, "an instance has another score or class than its detection")
+    check(where, bool(np.isfinite(instances.box).all()), "an instance's box is not finite")
     pairs = shards.pairs(layer, clip, frame)
     if not len(pairs):
         return

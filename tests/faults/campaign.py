@@ -207,7 +207,7 @@ def _watched(number: int, folder: Path, read: Callable[[Path], list[str]]) -> Ou
     try:
         refusals = read(folder)
         ending, words = ("refused", refusals[0]) if refusals else ("read", "")
-    except Exception:
+    except Exception:  # what the campaign looks for: whoever started it counts these as bugs
         ending, words = "exception", traceback.format_exc()
     signal.alarm(0)
     return Outcome(number, ending, words, max(_status("VmHWM") - before, 0), time.monotonic() - began)

@@ -5,8 +5,8 @@
 
 Each round is a fork that kills itself (SIGKILL) when it is about to change something on the disk
 for the n-th time, n at random: opening a file for writing, renaming, removing, making a folder.
-About to rename, it sometimes cuts the file first, as if the write had gone half way. Prints one
-JSON object: rounds that were killed, and before which operations.
+Every other round waits for a rename, and every other of those cuts the file first, as if the write
+had gone half way. Prints one JSON object: rounds that were killed, and before which operations.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ from pipeline.remask import remask
 from pipeline.sources.scan import SourceConfig
 from tests.faults.clips import SIZE
 
-MOST_OPERATIONS = (
-    12  # before the first round is killed, at most; one more every third round, or none gets through
-)
+MOST_OPERATIONS = 12
+"""Before the first round is killed, at most; one more every third round, or none gets through."""
+HALF = "os.rename, half written"
+AIMS = ("anything", HALF, "anything", "os.rename")  # in turns: what a round waits for, once its count is up
 MOST_ROUNDS = 1000
 CHANGES = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate")
 HERE = GraphConfig(workers=0)
@@ -66,7 +67,8 @@ def main() -> None:
         out, name = Path(where[0]), where[1]
         work = lambda: remask(out, name, STRICT, HERE, quiet=True)  # noqa: E731
     for number in range(MOST_ROUNDS):
-        operation = one_round(work, out, rng.randint(1, MOST_OPERATIONS + number // 3), rng)
+        countdown, aim = rng.randint(1, MOST_OPERATIONS + number // 3), AIMS[number % len(AIMS)]
+        operation = one_round(work, out, countdown, aim, rng.random())
         if operation is None:
             print(json.dumps({"rounds": killed.total(), "before": dict(killed)}))
             return
@@ -74,14 +76,13 @@ def main() -> None:
     raise SystemExit(f"not through after {MOST_ROUNDS} rounds")
 
 
-def one_round(work: Callable[[], Any], folder: Path, countdown: int, rng: random.Random) -> str | None:
+def one_round(work: Callable[[], Any], folder: Path, countdown: int, aim: str, cut: float) -> str | None:
     """Work in a fork; the operation before which it killed itself, or None if it got through."""
     told, tell = os.pipe()
-    cut = rng.random()
     child = os.fork()
     if not child:
         os.close(told)
-        kill_at(folder, countdown, cut, tell)
+        kill_at(folder, countdown, aim, cut, tell)
         try:
             work()
         except BaseException as error:
@@ -100,8 +101,9 @@ def one_round(work: Callable[[], Any], folder: Path, countdown: int, rng: random
     return None
 
 
-def kill_at(folder: Path, countdown: int, cut: float, tell: int) -> None:
-    """Kill this process when it is about to change something in `folder` for the n-th time."""
+def kill_at(folder: Path, countdown: int, aim: str, cut: float, tell: int) -> None:
+    """Kill this process when it is about to change something in `folder` for the n-th time, or, if it is
+    to be a rename, at the next one; cut: share of the file that is kept where it is half written."""
     left, inside = countdown, str(folder)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -113,13 +115,12 @@ def kill_at(folder: Path, countdown: int, cut: float, tell: int) -> None:
         if event == "os.mkdir" and os.path.isdir(arguments[0]):
             return
         left -= 1
-        if left == 0:
-            path = Path(str(arguments[0]))
-            half = event == "os.rename" and cut < 0.5 and path.is_file()
-            if half:
-                os.truncate(path, int(path.stat().st_size * cut))
-            os.write(tell, (f"{event}, half written" if half else event).encode())
-            os.kill(os.getpid(), signal.SIGKILL)
+        if left > 0 or (aim != "anything" and event != "os.rename"):
+            return
+        if aim == HALF:
+            os.truncate(arguments[0], int(os.path.getsize(arguments[0]) * cut))
+        os.write(tell, (HALF if aim == HALF else event).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
 

@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.classes import CLASSES
+from pipeline.detections import Detections
 from pipeline.shards.evidence import encode_evidence
 from pipeline.shards.frames import encode_frames
 from pipeline.shards.manifest import ClipEntry, FileEntry, Manifest, MasksEntry, write_manifest
-from pipeline.shards.masks import encode_masks
+from pipeline.shards.masks import FrameMasks, encode_masks
 from pipeline.shards.plain_hdf5 import lookup3
 from tests.pipeline.shards import examples
 
@@ -53,6 +54,13 @@ def contents(kind: str) -> dict[str, bytes]:
     codec = "png" if kind == "frames-png" else "jpeg"
     size = examples.SIZE
     frames, flow_shape = examples.evidence_frames(), None
+    masks = examples.masks_frames()
+    if not kind.startswith("evidence"):  # two masks in every frame, each of a detection there
+        frames = [
+            frame if len(frame.detections) >= 2 else replace(frame, detections=examples.detections(2, 4))
+            for frame in frames
+        ]
+        masks = [_agreeing(mask, frame.detections) for mask, frame in zip(masks, frames, strict=True)]
     if kind == "evidence-flow":
         flow_shape = (2, size[1] // 2, size[0] // 2, 2)
         flow = np.random.default_rng(0).integers(-99, 99, (3, *flow_shape)).astype(np.int16)
@@ -63,13 +71,20 @@ def contents(kind: str) -> dict[str, bytes]:
         "frames/00000.h5": encode_frames(examples.frames_table(codec=codec), **options),  # type: ignore[arg-type]
         "evidence/00000.h5": evidence,
         "masks/default/00000.h5": encode_masks(
-            examples.masks_frames(),
+            masks,
             set_id=SET_ID,
             mask_digest=DIGEST,
             evidence_sha256=hashlib.sha256(evidence).hexdigest(),
             size=size,
         ),
     }
+
+
+def _agreeing(masks: FrameMasks, detections: Detections) -> FrameMasks:
+    """The same masks with the scores and classes of their detections."""
+    rows = masks.instances.detection
+    instances = replace(masks.instances, score=detections.scores[rows], class_index=detections.classes[rows])
+    return replace(masks, instances=instances)
 
 
 def write_set(folder: Path, kind: str, files: dict[str, bytes] | None = None) -> None:
@@ -131,8 +146,13 @@ def mutant(kind: str, seed: int) -> dict[str, bytes]:
 
 
 def mutant_manifest(text: bytes, seed: int) -> bytes:
-    """A manifest with one value replaced, removed or doubled, or its text changed."""
+    """A manifest with one value replaced, removed or doubled, or its text changed; one in sixteen says the same
+    in another order."""
     rng = random.Random(f"manifest {seed}")
+    if seed % 16 == 0:
+        pairs = list(json.loads(text).items())
+        rng.shuffle(pairs)
+        return json.dumps(dict(pairs), indent=rng.choice((None, 3))).encode()
     if rng.random() < 0.4:
         return bytes(rng.choice((_change_bytes, _change_length))(bytearray(text), rng))
     data = json.loads(text)

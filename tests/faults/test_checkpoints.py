@@ -127,7 +127,8 @@ def read_naively(words: list[str]) -> int:
 def test_paths_in_an_archive_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "below").mkdir()
-    for name in ("../outside", "/tmp/outside_of_archive", "archive/../../outside"):
+    absolute = tmp_path / "outside"
+    for name in ("../outside", str(absolute), "archive/../../outside"):
         path = tmp_path / "below" / "file.pt"
         path.write_bytes(with_part(name))
         try:
@@ -135,7 +136,6 @@ def test_paths_in_an_archive_lead_nowhere(tmp_path: Path, monkeypatch: pytest.Mo
         except ValueError as error:
             assert "archive" in str(error)
     assert sorted(each.name for each in tmp_path.iterdir()) == ["below"]
-    assert not Path("/tmp/outside_of_archive").exists()
 
 
 def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:

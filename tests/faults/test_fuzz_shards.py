@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline.assembly import Layout, assemble
+from pipeline.assembly import Layout, assemble, is_written, seal_of, written_pieces
 from pipeline.clip import FramesConfig
 from pipeline.errors import BuildError, ShardError
 from pipeline.flow import FlowConfig
@@ -136,6 +136,33 @@ def test_the_stale_checksum_of_images_from_older_libraries_is_mended(tmp_path: P
         assert len(file) == 15
 
 
+@pytest.mark.fault(Fault.BIT_ROT)
+@pytest.mark.parametrize("kind", ["frames", "evidence", "evidence-flow"])
+def test_a_piece_that_rots_is_never_published(tmp_path: Path, kind: str) -> None:
+    layout = Layout(
+        folder=tmp_path, set_id=SET_ID, frames=FramesConfig(size=examples.SIZE), flow=FlowConfig()
+    )
+    piece = PlannedPiece(clip_index=0, start=0, stop=4)
+    planned = PlannedFile(index=0, segments=(PlannedSegment(clip_index=0, start=0, stop=4),))
+    names = ("frames/00000.h5", "evidence/00000.h5")
+    sound = [contents(kind)[name] for name in names]
+    layout.seal_path(piece).parent.mkdir(parents=True)
+    spoilt = 0
+    for seed in range(100):
+        layout.seal_path(piece).write_bytes(seal_of(sound))
+        rotten = [mutant(kind, seed)[name] for name in names]
+        if rotten == sound:
+            continue
+        spoilt += 1
+        for path, content in zip(layout.piece_paths(piece), rotten, strict=True):
+            path.write_bytes(content)
+        with pytest.raises(BuildError, match="piece was removed"):
+            assemble(layout, planned, [piece], None)
+        assert not is_written(layout, piece)
+        assert piece.name not in written_pieces(layout)
+    assert spoilt > 90
+
+
 @pytest.mark.fault(Fault.MUTATED_SHARD)
 @pytest.mark.parametrize("kind", ["frames", "evidence", "evidence-flow"])
 def test_a_mutated_piece_of_a_build_is_made_again_or_used(tmp_path: Path, kind: str) -> None:
@@ -150,6 +177,8 @@ def test_a_mutated_piece_of_a_build_is_made_again_or_used(tmp_path: Path, kind: 
     for seed in range(150):
         for name, path in paths.items():
             path.write_bytes(mutant(kind, seed)[name])
+        # Under a seal of its own, as an enemy would make it: rot alone is found by the seal.
+        layout.seal_path(piece).write_bytes(seal_of([path.read_bytes() for path in paths.values()]))
         try:
             published.append(assemble(layout, PlannedFile(index=0, segments=(segment,)), [piece], None))
         except BuildError as error:

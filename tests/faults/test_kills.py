@@ -18,7 +18,7 @@ from pipeline.remask import remask
 from tests.builds import contents
 from tests.conftest import ROOT
 from tests.faults.clips import write_source
-from tests.faults.killer import HERE, STRICT, config
+from tests.faults.killer import HALF, HERE, STRICT, config
 from tests.faults.table import Fault
 
 CLIPS = {"long": 14, "short": 5, "shorter": 3}
@@ -68,7 +68,7 @@ def test_a_build_killed_before_any_change_on_the_disk_ends_with_the_same_bytes(
     out, (videos, masks) = folder / "set", source
     told = killer(seed, "build", videos, out, masks)
     assert told["rounds"] > 20  # type: ignore[operator]
-    assert {"open", "os.rename", "os.rename, half written"} <= set(told["before"])  # type: ignore[call-overload]
+    assert {"open", "os.rename", HALF} <= set(told["before"])  # type: ignore[call-overload]
     assert contents(out) == contents(undisturbed)
     assert not [*out.rglob("*.partial"), *out.glob(".build")]
 
@@ -85,3 +85,17 @@ def test_a_remask_killed_before_any_change_on_the_disk_leaves_the_old_layers_and
     assert told["rounds"] > 1  # type: ignore[operator]
     assert contents(out) == contents(wanted)
     assert not list(out.rglob("*.partial"))
+
+
+@pytest.mark.fault(Fault.TASK_TWICE)
+def test_a_piece_that_comes_after_the_end_leaves_the_set_finished(
+    source: tuple[Path, Path], undisturbed: Path, folder: Path
+) -> None:
+    """A worker that was given up may still be at work when the build is done."""
+    out, (videos, masks) = Path(shutil.copytree(undisturbed, folder / "set")), source
+    late = out / ".build" / "pieces" / "000000-00000000.frames.h5"
+    late.parent.mkdir(parents=True)
+    late.write_bytes(b"late")
+    assert build(videos, out, config(masks), HERE, quiet=True).worked_frames == 0
+    assert contents(out) == contents(undisturbed)
+    assert not (out / ".build").exists()

@@ -18,7 +18,7 @@ from typing import Any
 
 import tyro
 
-from pipeline.build import BuildConfig, BuildReport, build
+from pipeline.build import BuildConfig, BuildReport, build, is_unfinished
 from pipeline.configuration import from_dict, to_dict
 from pipeline.copy import copy_set
 from pipeline.errors import BuildError, ConfigError
@@ -82,7 +82,7 @@ def _folder(arguments: Arguments) -> Path:
 
 def _copy(folder: Path, url: str, *, quiet: bool) -> None:
     """Copy a set that will not change any more: clips that failed may still come in."""
-    if (folder / ".build").is_dir():
+    if is_unfinished(folder):
         raise BuildError(
             f"not copied to {url}, because the clips above may still be mended: run the same command again, or "
             f"`instance-motion copy {folder} {url}` to do without them"
@@ -106,7 +106,10 @@ def summary(report: BuildReport) -> str:
     else:
         lines.append("nothing was left to do")
     if report.quarantine:
-        lines.append(f"{len(report.quarantine)} clip(s) failed; the same command tries them again:")
+        lines.append(
+            f"{len(report.quarantine)} clip(s) failed; build into a new folder once they are repaired, "
+            "or run the same command again if their files were not at fault:"
+        )
         lines += [f"  {entry.clip}: {entry.reason}" for entry in report.quarantine]
     return "\n".join(lines)
 

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import tyro
 
 from pipeline.configuration import from_dict
+from pipeline.events import Event, event
 from training.config import TrainConfig
 from training.data import ShardSource
 from workflows.locations import ShardLocation
@@ -63,7 +64,12 @@ def run(arguments: Arguments) -> int:
         arguments.out,
         resume=arguments.resume,
         quiet=arguments.quiet,
-        say=lambda line: print(line, file=sys.stderr),
+        say=_say,
     )
     print(best)
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+    event(Event.SAID, line=line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import pickle
@@ -9,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -110,6 +112,44 @@ def test_missing_additional_and_cut_files_are_named(
 ) -> None:
     spoil(copy)
     assert any(message in line for line in findings(copy))
+
+
+@pytest.mark.fault(Fault.HOSTILE_SHARD)
+@pytest.mark.parametrize(
+    ("layer", "column", "value", "message"),
+    [
+        (
+            "masks/default",
+            "instance_score",
+            np.nan,
+            "an instance has another score or class than its detection",
+        ),
+        ("masks/default", "instance_class", 7, "an instance has another score or class than its detection"),
+        ("masks/default", "instance_detection", 9, "an instance names a detection that is not there"),
+        ("masks/default", "instance_box", np.inf, "an instance's box is not finite"),
+        ("frames", "segment_first", 1, "frames/00000.h5 says otherwise whose frames are at row 0"),
+        ("frames", "segment_K", 3.5, "frames/00000.h5 says otherwise whose frames are at row 0"),
+    ],
+)
+def test_tables_that_contradict_each_other_under_right_checksums_are_found(
+    copy: Path, layer: str, column: str, value: float, message: str
+) -> None:
+    path = copy / layer / "00000.h5"
+    with h5py.File(path) as file:
+        at, dtype = file[column].id.get_offset(), file[column].dtype
+    content = bytearray(path.read_bytes())
+    content[at : at + dtype.itemsize] = np.array(value, dtype).tobytes()
+    assert content != path.read_bytes()
+    path.write_bytes(content)
+
+    def seal(data: dict) -> None:
+        files = data["masks"]["default"]["files"] if layer != "frames" else data["frames"]
+        files["00000.h5"]["sha256"] = hashlib.sha256(content).hexdigest()
+
+    edit_manifest(copy, seal)
+    found = findings(copy)
+    assert found
+    assert all(message in line for line in found)
 
 
 @pytest.mark.fault(Fault.WRONG_VERSION)
