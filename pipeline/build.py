@@ -228,8 +228,9 @@ def _keep_plan(out: Path, description: dict[str, Any]) -> None:
         return
     try:
         before = json.loads(path.read_text())
-        assert isinstance(before, dict)
-    except (ValueError, AssertionError):
+        if not isinstance(before, dict):
+            raise ValueError(f"expected an object, found {type(before).__name__}")
+    except (ValueError, RecursionError):
         raise BuildError(f"{path}: damaged; delete {out} and build it again") from None
     for part in description:
         if canonical_json(before.get(part)) != canonical_json(description[part]):

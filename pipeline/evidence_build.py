@@ -33,6 +33,7 @@ from pipeline.worker import FileJob, PieceJob, PieceReport, run_file, run_piece
 if TYPE_CHECKING:
     from pipeline.build import BuildConfig
 
+_NO_RECORD = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -268,14 +269,7 @@ class EvidenceBuild:
             record = json.loads(self._record_path(state).read_text())
             clips = record.pop("clips")
             pair = from_dict(FilePair, record, str(self._record_path(state)))
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            RecursionError,
-        ):  # none, or damaged: work again
+        except _NO_RECORD:  # none, or damaged: work again
             return None
         if clips != self._clip_names(state.pieces):
             return None
