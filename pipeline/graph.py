@@ -155,6 +155,7 @@ class _Cluster:
         self._heard = time.monotonic()  # last answer of the scheduler
         self._asked = -POLL_S
         self._lost_since: float | None = None
+        self._patience_s: dict[str, float] = {}  # by key: for a result that did not come at first
 
     def capacity(self, *, needs_gpu: bool) -> Capacity:
         """What the cluster can do now, at most POLL_S old.
@@ -304,18 +305,24 @@ class _Cluster:
             self._client.cancel(futures, force=True)
 
     def result_of(self, future: Any) -> Any:
-        """The result, a Failure, or NOT_YET if a worker died between finishing and handing over."""
+        """The result, a Failure, or NOT_YET if a worker died between finishing and handing over.
+
+        A result that got lost is waited for briefly, or the cluster would not be looked at meanwhile; each time
+        twice as long, or one that takes long to travel would never arrive.
+        """
         from distributed.client import FutureCancelledError
         from distributed.scheduler import KilledWorker
 
+        patience_s = self._patience_s.pop(future.key, POLL_S)
         try:
-            return future.result(timeout=ANSWER_TIMEOUT_S)
+            return future.result(timeout=patience_s)
         except KilledWorker as error:
             return Failure(error=error, details=str(error), killed=True)
         except FutureCancelledError:
             raise self._gone() from None
         except Exception as error:
             if isinstance(error, TimeoutError) and future.status != "error":
+                self._patience_s[future.key] = min(2 * patience_s, ANSWER_TIMEOUT_S)
                 return NOT_YET
             if self._site is not None and _is_missing_code(error):
                 error = BuildError(

@@ -20,7 +20,7 @@ from tests.faults.table import Fault
 
 
 @pytest.mark.fault(Fault.KILLED)
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_kill_and_resume_gives_the_same_bytes(
     streets: Path, reference: Path, tmp_path: Path, seed: int
 ) -> None:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ from pipeline.detectors import DetectorConfig
 from pipeline.errors import BuildError
 from pipeline.evidence_build import EvidenceBuild
 from pipeline.flow import FlowConfig
-from pipeline.graph import Failure, GraphConfig, Task, open_graph
+from pipeline.graph import Failure, GraphConfig, Task, _Cluster, open_graph
 from pipeline.plan import PlanConfig, plan_files
 from pipeline.progress import Progress
 from pipeline.sources.clip import Clip
@@ -100,25 +101,58 @@ def test_workers_that_join_are_used_and_more_tasks_than_workers_never_run(
 
 
 @pytest.mark.fault(Fault.CLUSTER)
+@pytest.mark.parametrize("moment", ["at work", "handing over"])
 def test_all_workers_killed_then_new_ones_join_and_the_work_ends(
-    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cluster: Cluster,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
 ) -> None:
     victims = [cluster.add(), cluster.add()]
     results = []
+
+    def strike() -> None:
+        for victim in victims:
+            cluster.kill(victim)
+        assert not cluster.workers
+        threading.Timer(4, cluster.add).start()
+
+    def struck_result_of(graph: Any, future: Any) -> Any:
+        if len(results) == 4 and cluster.workers == victims:
+            strike()
+        return result_of(graph, future)
+
+    result_of = _Cluster.result_of
+    if moment == "handing over":
+        monkeypatch.setattr(_Cluster, "result_of", struck_result_of)
+
+    def strike_at_work() -> None:
+        wait_until(lambda: 4 <= len(events(tmp_path, "end")) < len(events(tmp_path)))
+        strike()
+
     with open_graph(cluster.config()) as graph:
+        if moment == "at work":
+            threading.Thread(target=strike_at_work).start()
         for _, result in run_all(graph, naps(tmp_path, 12)):
             results.append(result)
-            if len(results) == 4:
-                for victim in victims:
-                    cluster.kill(victim)
-                assert not cluster.workers
-                threading.Timer(4, cluster.add).start()
     assert sorted(int(name) for name, _ in results) == list(range(12))
     begun = [name for name, _ in events(tmp_path)]
     assert len(begun) > len(set(begun))  # what was under way was done again
     lines = capsys.readouterr().err.splitlines()
     assert "has no workers any more; waiting 3600 s for new ones" in lines[0]
     assert "has workers again" in lines[1]
+
+
+@pytest.mark.fault(Fault.CLUSTER)
+def test_a_result_that_takes_long_to_travel_arrives(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.graph.POLL_S", 1e-4)  # far too short for it
+    cluster.add()
+    with open_graph(cluster.config()) as graph:
+        ((_, result),) = run_all(graph, [Task(function=bytes, argument=1 << 26, key="large")])
+    assert result == bytes(1 << 26)
 
 
 @pytest.mark.fault(Fault.CLUSTER)
