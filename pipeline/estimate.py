@@ -26,8 +26,9 @@ from pipeline.mask_layer import masks_entry
 from pipeline.matching import MaskConfig
 from pipeline.plan import PlannedFile, PlannedPiece, plan_files
 from pipeline.progress import Progress
+from pipeline.records import read_record
 from pipeline.sample import EVIDENCE, FRAMES, MASKS, PIECES, SAMPLE_FRAMES, Rates, take_samples
-from pipeline.shards.manifest import MANIFEST, Manifest, QuarantineEntry, file_name, read_manifest
+from pipeline.shards.manifest import MANIFEST, Manifest, QuarantineEntry, read_manifest
 from pipeline.sources.clip import BadClip, Clip
 from pipeline.sources.scan import scan
 
@@ -261,23 +262,16 @@ def _work(layout: Layout, clips: Sequence[Clip], config: BuildConfig, standing: 
         return Work(files=files, left=(), missing=())
     missing, written = planned, set[str]()
     if standing == "unfinished":
-        names = [clip.name for clip in clips]
-        missing = tuple(file for file in planned if not _is_published(layout, file, names))
+        missing = tuple(
+            file for file in planned if read_record(layout, file.index, _clips_of(file, clips)) is None
+        )
         written = written_pieces(layout)
     left = tuple(piece for file in missing for piece in files[file] if piece.name not in written)
     return Work(files=files, left=left, missing=missing)
 
 
-def _is_published(layout: Layout, file: PlannedFile, names: Sequence[str]) -> bool:
-    """Whether an earlier run has published a file with all of its clips."""
-    try:
-        record = json.loads((layout.work / "files" / f"{file.index:05d}.json").read_text())
-    except (OSError, ValueError):
-        return False
-    clips = list(dict.fromkeys(names[segment.clip_index] for segment in file.segments))
-    return record.get("clips") == clips and all(
-        (layout.folder / layer / file_name(file.index)).is_file() for layer in (FRAMES, EVIDENCE)
-    )
+def _clips_of(file: PlannedFile, clips: Sequence[Clip]) -> list[str]:
+    return list(dict.fromkeys(clips[segment.clip_index].name for segment in file.segments))
 
 
 def _rates(

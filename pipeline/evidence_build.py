@@ -8,7 +8,6 @@ detector that does not load) ends the build; finished work stays.
 from __future__ import annotations
 
 import errno
-import json
 import sys
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
@@ -18,13 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.assembly import FilePair, Layout, remove_piece, written_pieces
-from pipeline.configuration import from_dict, to_dict
 from pipeline.errors import BuildError, InstanceMotionError, SourceError
 from pipeline.events import Event, event
 from pipeline.graph import Failure, Graph, Task
 from pipeline.plan import PlannedFile, PlannedPiece
 from pipeline.progress import Progress
-from pipeline.shards.hdf5 import publish
+from pipeline.records import read_record, withdraw, write_record
 from pipeline.shards.manifest import file_name
 from pipeline.sources.clip import Clip
 from pipeline.timings import RunTimes, note_piece, read_times
@@ -33,7 +31,6 @@ from pipeline.worker import FileJob, PieceJob, PieceReport, run_file, run_piece
 if TYPE_CHECKING:
     from pipeline.build import BuildConfig
 
-_NO_RECORD = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -148,7 +145,7 @@ class EvidenceBuild:
     def _find_finished_work(self) -> None:
         written = written_pieces(self._layout)
         for state in self._files:
-            state.published = self._read_record(state)
+            state.published = read_record(self._layout, state.planned.index, self._clip_names(state.pieces))
             if state.published is not None:
                 self._done_frames += sum(piece.stop - piece.start for piece in state.pieces)
                 continue
@@ -239,8 +236,7 @@ class EvidenceBuild:
             name = file_name(job.file.index)
             event(Event.FILE_PUBLISHED, layer=layer, file=name, frames=entry.frames, bytes=entry.bytes)
         clips = self._clip_names(job.pieces)
-        record = {"clips": clips, **to_dict(result)}
-        publish(self._record_path(state), json.dumps(record).encode())
+        write_record(self._layout, job.file.index, clips, result)
         if clips != self._clip_names(state.pieces):
             return  # the others' pieces are needed when the failed clips are tried again
         for piece in state.pieces:
@@ -253,31 +249,10 @@ class EvidenceBuild:
             names = self._clip_names(state.pieces)
             if state.published is not None and all(name in self._failed for name in names):
                 state.published = None
-                self._record_path(state).unlink(missing_ok=True)
-                for layer in ("frames", "evidence"):
-                    (self._layout.folder / layer / file_name(state.planned.index)).unlink(missing_ok=True)
+                withdraw(self._layout, state.planned.index)
 
     def _clip_names(self, pieces: Sequence[PlannedPiece]) -> list[str]:
         return list(dict.fromkeys(self._clips[piece.clip_index].name for piece in pieces))
-
-    def _record_path(self, state: _FileState) -> Path:
-        return self._layout.work / "files" / f"{state.planned.index:05d}.json"
-
-    def _read_record(self, state: _FileState) -> FilePair | None:
-        """What an earlier run published for this file, if all its clips are in and it is still there."""
-        try:
-            record = json.loads(self._record_path(state).read_text())
-            clips = record.pop("clips")
-            pair = from_dict(FilePair, record, str(self._record_path(state)))
-        except _NO_RECORD:  # none, or damaged: work again
-            return None
-        if clips != self._clip_names(state.pieces):
-            return None
-        for layer, entry in (("frames", pair.frames), ("evidence", pair.evidence)):
-            path = self._layout.folder / layer / file_name(state.planned.index)
-            if not path.is_file() or path.stat().st_size != entry.bytes:
-                return None
-        return pair
 
 
 def _piece_before(files: Sequence[PlannedFile], file: PlannedFile, per_piece: int) -> PlannedPiece | None:

@@ -1,4 +1,5 @@
-"""Many tasks in parallel, on this machine or on a cluster. The one module that knows dask.
+"""Many tasks in parallel, on this machine or on a cluster. With local_cluster.py, all of the
+pipeline that knows dask.
 
 Tasks are pulled one at a time, when a worker will soon be free, so that a data set of any
 size costs the scheduler the same. The number under way follows the cluster: workers may
@@ -8,9 +9,6 @@ on. Where a task runs, and how often, changes nothing about its result.
 
 from __future__ import annotations
 
-import importlib.util
-import logging
-import multiprocessing
 import os
 import queue
 import sys
@@ -18,7 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from pipeline.errors import BuildError, ConfigError
+from pipeline.local_cluster import CLOSE_TIMEOUT_S, GPU, local_cluster, quiet_dask
 from pipeline.suspects import Suspects
 from pipeline.window import NOT_YET, POLL_S, Capacity, Failure, Run, Task
 from pipeline.worker_check import Site, checked_call, difference, this_site
@@ -33,16 +32,10 @@ from pipeline.worker_check import Site, checked_call, difference, this_site
 if TYPE_CHECKING:
     from distributed import Client
 
-LOCAL_HOST = "127.0.0.1"  # a local cluster is nobody else's business
-CLOSE_TIMEOUT_S = 10
 ANSWER_TIMEOUT_S = 30
 """For one answer of the scheduler or of a worker; a result that takes longer is asked for again."""
 CHECK_TIMEOUT_S = 120
 """For all workers' answer at the start; the first look at a shared file system may be slow."""
-ALLOWED_DEATHS = 2
-"""Workers of a local cluster that a task may take down before it is a suspect, and again in its
-trial. On a running cluster the scheduler's own `allowed-failures` decides."""
-GPU = "GPU"  # the worker resource that a task with `needs_gpu` takes one of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +125,7 @@ def open_graph(
         yield Graph(None)
         return
     with ExitStack() as stack:
-        client = stack.enter_context(_connect(config) if config.scheduler else _local_cluster(config, gpus))
+        client = stack.enter_context(_connect(config) if config.scheduler else _own_cluster(config, gpus))
         cluster = _Cluster(client, config, this_site(shared) if config.scheduler else None)
         cluster.wait_for_workers(needs_gpu)
         cluster.check_workers()
@@ -364,7 +357,7 @@ def _connect(config: GraphConfig) -> Iterator[Client]:
             f"no dask scheduler answers at {config.scheduler} ({type(error).__name__}); "
             "start one with `dask scheduler`, or leave --scheduler out"
         ) from None
-    with _quiet_dask():
+    with quiet_dask():
         try:
             yield client
         finally:
@@ -372,89 +365,9 @@ def _connect(config: GraphConfig) -> Iterator[Client]:
                 client.close(timeout=CLOSE_TIMEOUT_S)
 
 
-@contextmanager
-def _local_cluster(config: GraphConfig, gpus: int) -> Iterator[Client]:
-    """One process per worker and one task at a time in each: networks are not thread-safe."""
-    import dask
-    from distributed import Client, Nanny, Scheduler, SpecCluster
-
-    if config.dashboard and importlib.util.find_spec("bokeh") is None:
-        raise ConfigError("--dashboard needs bokeh, which is not installed: pip install bokeh")
+def _own_cluster(config: GraphConfig, gpus: int) -> AbstractContextManager[Client]:
     cpus = config.workers or (2 if gpus else len(os.sched_getaffinity(0)))
-    # One core each: the same number of threads whatever the number of workers is what makes
-    # the networks' results the same.
-    env = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    spec = {f"cpu-{i}": _worker(Nanny, env, {}) for i in range(cpus)}
-    for i in range(gpus):
-        spec[f"gpu-{i}"] = _worker(Nanny, {**env, "CUDA_VISIBLE_DEVICES": str(i)}, {GPU: 1})
-    scheduler = {
-        "cls": Scheduler,
-        "options": {
-            "host": LOCAL_HOST,
-            "dashboard": config.dashboard,
-            "dashboard_address": f"{LOCAL_HOST}:0" if config.dashboard else None,
-        },
-    }
-    settings = {
-        "distributed.worker.memory.target": False,
-        "distributed.worker.memory.spill": False,
-        "distributed.worker.memory.pause": False,
-        "distributed.admin.system-monitor.gil.enabled": False,
-        "distributed.comm.timeouts.connect": "60s",
-        "distributed.scheduler.allowed-failures": ALLOWED_DEATHS - 1,
-        "distributed.nanny.pre-spawn-environ": env,
-    }
-    with dask.config.set(settings), _quiet_dask():
-        others = set(multiprocessing.active_children())
-        cluster = SpecCluster(workers=spec, scheduler=scheduler, silence_logs=logging.CRITICAL)
-        client = Client(cluster, set_as_default=False)
-        try:
-            yield client
-        finally:
-            _close(client, cluster, others)
-
-
-def _close(client: Client, cluster: Any, others: set[Any]) -> None:
-    """Stop a local cluster in bounded time: a worker that died just now may never answer.
-
-    others: child processes that are not the cluster's
-    """
-    try:
-        client.close(timeout=CLOSE_TIMEOUT_S)
-        cluster.close(timeout=CLOSE_TIMEOUT_S)
-    except TimeoutError:
-        pass
-    for child in set(multiprocessing.active_children()) - others:
-        child.kill()
-
-
-def _worker(cls: type, env: dict[str, str], resources: dict[str, int]) -> dict[str, Any]:
-    options = {
-        "host": LOCAL_HOST,
-        "nthreads": 1,
-        "env": env,
-        "resources": resources,
-        "memory_limit": 0,
-        "dashboard": False,
-        "silence_logs": logging.CRITICAL,
-        # A terminal sends Ctrl-C to every process; the driver alone is to answer it.
-        "preload": ["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],
-    }
-    return {"cls": cls, "options": options}
-
-
-@contextmanager
-def _quiet_dask() -> Iterator[None]:
-    """Dying workers are reported by us; dask's own lines about them would hide the progress bar."""
-    loggers = [logging.getLogger(name) for name in ("distributed", "asyncio", "tornado")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+    return local_cluster(cpus, gpus, dashboard=config.dashboard)
 
 
 def _call(task: Task) -> Any:

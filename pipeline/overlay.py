@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -14,9 +13,12 @@ import numpy as np
 
 from pipeline.errors import ShardError
 from pipeline.inspection import class_names
-from pipeline.shards.hdf5 import publish
+from pipeline.shards.hdf5 import publish, publishing
 from pipeline.shards.manifest import ClipEntry
 from pipeline.shards.reader import ShardSet
+
+# The index goes to the front, so that a browser plays before it has all.
+MP4 = {"movflags": "+faststart"}
 
 
 def track_colour(track: int) -> tuple[int, int, int]:
@@ -78,26 +80,18 @@ def write_video(path: Path, pictures: Iterator[np.ndarray], fps: float) -> int:
 
     The file appears when it is complete. Odd sizes are padded by one pixel.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     count = 0
-    try:
-        with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-            stream.pix_fmt, stream.options = "yuv420p", {"crf": "18", "preset": "veryfast"}
-            for picture in pictures:
-                height, width = picture.shape[:2]
-                picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)))
-                if not count:
-                    stream.height, stream.width = picture.shape[:2]
-                container.mux(
-                    stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24"))
-                )
-                count += 1
-            container.mux(stream.encode())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with publishing(path) as partial, av.open(str(partial), "w", format="mp4", options=MP4) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": "18", "preset": "veryfast"}
+        for picture in pictures:
+            height, width = picture.shape[:2]
+            picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)))
+            if not count:
+                stream.height, stream.width = picture.shape[:2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")))
+            count += 1
+        container.mux(stream.encode())
     return count
 
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,19 +65,24 @@ def publish(path: Path, data: bytes) -> None:
     Raises:
         OSError: disk full, no permission; nothing is left behind at `path`.
     """
+    with publishing(path) as partial:
+        partial.write_bytes(data)
+
+
+@contextmanager
+def publishing(path: Path) -> Iterator[Path]:
+    """Name of a file to write in the block; it is published as `path` at the end, unless the block raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # A process number would not do: containers on two machines often have the same.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield partial
+        _sync(partial)
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    _sync(path.parent)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -164,8 +170,9 @@ def _check_shape(name: str, shape: tuple[int, ...], column: Column) -> None:
         raise ShardError(f"{name} has shape {shape}, expected {column.shape}")
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Have a file or the names in a folder on the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

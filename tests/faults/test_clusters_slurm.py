@@ -33,6 +33,8 @@ __all__ = ["empty_masks"]  # a fixture
 SBATCH = """#!{python}
 import os, re, subprocess, sys
 folder = {folder!r}
+if os.path.exists(os.path.join(folder, "closed")):
+    sys.exit("sbatch: error: the queue is closed")
 script = open(sys.argv[1]).read()
 hours, minutes, seconds = map(int, re.search(r"#SBATCH -t (\\d+):(\\d+):(\\d+)", script).groups())
 number = 1 + len([name for name in os.listdir(folder) if name.endswith(".sh")])
@@ -90,8 +92,8 @@ def test_a_build_outlives_its_jobs_generation_after_generation(
     """Jobs end long before the build does: by retiring in time, or killed at their wall time."""
     if not retires:
         monkeypatch.setattr(SlurmConfig, "lifetime_s", (3600, 1))
-    clips = [clusters.slow_clip("a", tmp_path, frames=40, pause_s=0.5)]
-    config = SlurmConfig(jobs=2, walltime_s=30, local=str(tmp_path / "local"), logs=tmp_path / "logs")
+    clips = [clusters.slow_clip("a", tmp_path, frames=120, pause_s=0.5)]
+    config = SlurmConfig(jobs=2, walltime_s=25, local=str(tmp_path / "local"), logs=tmp_path / "logs")
     with slurm_cluster(config) as cluster:
         graph = GraphConfig(scheduler=cluster.scheduler_address, worker_timeout_s=clusters.PATIENCE_S)
         build_evidence(tmp_path / "set", clips, empty_masks, graph)
@@ -139,6 +141,66 @@ def test_the_slurm_script_runs_a_command_on_jobs_as_asked_for(
         assert asked in worker
     lifetime, stagger = re.search(r"--lifetime (\d+)s --lifetime-stagger (\d+)s", worker).groups()  # type: ignore[union-attr]
     assert int(lifetime) + int(stagger) < 300  # it ends before its job is killed
+
+
+@pytest.mark.fault(Fault.CLUSTER)
+def test_jobs_that_slurm_refuses_for_a_while_are_submitted_later(
+    queue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SlurmConfig(jobs=1, walltime_s=300, local=str(tmp_path / "local"), logs=tmp_path / "logs")
+    said = tmp_path / "said"
+    with said.open("w", buffering=1) as file, slurm_cluster(config) as cluster:
+        monkeypatch.setattr(sys, "stderr", file)  # capfd would lose what another thread writes while it reads
+
+        def has_a_worker() -> bool:
+            return len(cluster.scheduler_info["workers"]) == 1
+
+        clusters.wait_until(has_a_worker)
+        (queue / "closed").touch()
+        os.killpg(int((queue / "1.pid").read_text()), signal.SIGKILL)
+        clusters.wait_until(lambda: "the queue is closed" in said.read_text())
+        (queue / "closed").unlink()
+        clusters.wait_until(lambda: len(jobs(queue)) == 2 and has_a_worker())
+    assert said.read_text() == (
+        "Slurm takes no job: sbatch: error: the queue is closed; asking again every 1 s\n"
+    )
+
+
+@pytest.mark.fault(Fault.STOPPED)
+@pytest.mark.fault(Fault.CLUSTER)
+def test_ctrl_c_while_jobs_are_waited_for_is_said_and_has_its_exit_code(
+    queue: Path, streets: Path, empty_masks: Path, tmp_path: Path
+) -> None:
+    (queue.parent / "bin" / "sbatch").write_text("#!/bin/bash\ntouch $0.asked; echo Submitted batch job 1\n")
+    command = ("build", streets, tmp_path / "set", "--detector", f"masks:{empty_masks}")
+    line = ("--logs", tmp_path / "logs", "--", *command)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "workflows.clusters.slurm", *map(str, line)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    clusters.wait_until((queue.parent / "bin" / "sbatch.asked").exists)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=clusters.PATIENCE_S)[1]
+    assert (process.returncode, "to go on" in said, "Traceback" in said) == (130, True, False), said
+
+
+@pytest.mark.fault(Fault.CLUSTER)
+def test_without_slurm_and_without_room_is_one_line(
+    queue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    line = ("--logs", str(tmp_path / "logs"), "--", "build", "SOURCE", "OUT")
+    (queue / "closed").touch()
+    assert slurm.main(line) == 1
+    assert capfd.readouterr().err == "error: Slurm takes no job: sbatch: error: the queue is closed\n"
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert slurm.main(line) == 1
+    complaint = "cannot run sbatch (No such file or directory); is this a machine with Slurm?"
+    assert capfd.readouterr().err == f"error: {complaint}\n"
+    assert signal.getsignal(signal.SIGINT) is before  # dask-jobqueue takes it when it is imported
 
 
 def test_the_slurm_script_says_what_is_wrong_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,17 +11,20 @@ started again with the same line and goes on.
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
+from tqdm import tqdm
 
-from pipeline.errors import ConfigError
+from pipeline.errors import BuildError, ConfigError
 from workflows import cli
 
 MARGIN_S = 120
@@ -73,9 +76,16 @@ class SlurmConfig:
 
 @contextmanager
 def slurm_cluster(config: SlurmConfig) -> Iterator[Any]:
-    """A dask scheduler in this process, and jobs with workers for the time of a `with` block."""
+    """A dask scheduler in this process, and jobs with workers for the time of a `with` block.
+
+    Raises:
+        BuildError: Slurm takes no job.
+    """
+    handler = signal.getsignal(signal.SIGINT)
     from dask_jobqueue import SLURMCluster
 
+    # On import it takes Ctrl-C for itself: a silent end with exit code 0.
+    signal.signal(signal.SIGINT, handler)
     lifetime_s, stagger_s = config.lifetime_s
     cluster = SLURMCluster(
         cores=1,
@@ -103,18 +113,49 @@ def slurm_cluster(config: SlurmConfig) -> Iterator[Any]:
 
     def keep() -> None:
         # Not `adapt`: it looks at the backlog, and a build shows none, on purpose.
+        said = ""
         while not done.wait(REPLACE_S):
-            cluster.scale(jobs=config.jobs)
+            refusal = _submit(cluster, config.jobs)
+            if refusal and refusal != said:
+                tqdm.write(f"{refusal}; asking again every {REPLACE_S:.0f} s", file=sys.stderr)
+            said = refusal
 
-    with cluster:
-        cluster.scale(jobs=config.jobs)
-        keeper = threading.Thread(target=keep, daemon=True)
-        keeper.start()
+    # The thread is waited for, also after Ctrl-C: a cluster cannot be closed while it submits a job.
+    with cluster, ThreadPoolExecutor(1) as thread:
+        if refusal := thread.submit(_submit, cluster, config.jobs).result():
+            raise BuildError(refusal)
+        keeper = thread.submit(keep)
         try:
             yield cluster
         finally:
             done.set()
-            keeper.join()
+            keeper.result()
+
+
+def _submit(cluster: Any, jobs: int) -> str:
+    """Have so many jobs in the queue or running; why Slurm took one no more, or nothing."""
+    from distributed import Status
+
+    async def submit() -> None:
+        while len(cluster.worker_spec) < jobs:
+            cluster.worker_spec.update(cluster.new_worker_spec())
+        try:
+            await cluster
+        finally:  # dask takes jobs that were refused for jobs in the queue
+            refused = [name for name, job in cluster.workers.items() if job.status == Status.created]
+            for name in refused:
+                cluster.workers.pop(name).status = Status.failed
+                del cluster.worker_spec[name]
+
+    try:
+        cluster.sync(submit)
+    except OSError as error:
+        return f"cannot run {error.filename} ({error.strerror}); is this a machine with Slurm?"
+    except RuntimeError as error:
+        return f"Slurm takes no job: {str(error).split('stderr:')[-1].strip() or error}"
+    except Exception as error:  # the build goes on with the jobs that there are
+        return f"no job could be submitted ({type(error).__name__}: {error})"
+    return ""
 
 
 def _clock(seconds: int) -> str:
@@ -132,10 +173,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    with slurm_cluster(config) as cluster:
-        # The first job may wait in the queue for as long as it takes.
-        waits = ("--worker-timeout-s", "604800", "--lost-workers-timeout-s", "604800")
-        return cli.main([*line[cut + 1 :], "--scheduler", cluster.scheduler_address, *waits])
+    try:
+        with slurm_cluster(config) as cluster:
+            # The first job may wait in the queue for as long as it takes.
+            waits = ("--worker-timeout-s", "604800", "--lost-workers-timeout-s", "604800")
+            return cli.main([*line[cut + 1 :], "--scheduler", cluster.scheduler_address, *waits])
+    except BuildError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; run the same line again to go on", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
