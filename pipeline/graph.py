@@ -1,10 +1,10 @@
-"""Many tasks in parallel, on this machine or on a cluster. With local_cluster.py, all of the
-pipeline that knows dask.
+"""Many tasks in parallel, on this machine or on a cluster.
 
-Tasks are pulled one at a time, when a worker will soon be free, so that a data set of any
-size costs the scheduler the same. The number under way follows the cluster: workers may
-join, leave and die at any time. A task that fails comes back as a `Failure`; the others go
-on. Where a task runs, and how often, changes nothing about its result.
+This module and local_cluster.py are all of the pipeline that knows dask. Tasks are pulled one
+at a time, when a worker will soon be free, so that a data set of any size costs the scheduler
+the same. The number under way follows the cluster: workers may join, leave and die at any
+time. A task that fails comes back as a `Failure`; the others go on. Where a task runs, and how
+often, changes nothing about its result.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 A checkpoint holds tensors and plain values only and is read by `pipeline.tensor_files`: a file that
 carries code, or claims more than it holds, is refused. Files are written whole or not at all.
 
-    format, version   "instance-motion checkpoint", 1
+    format, version   "instance-motion checkpoint", 2; 1 is read, too: it has no data
     config            the resolved configuration, JSON
+    data              digests of the shard sets that were trained on
     networks          state of `training.networks.build.Networks`
     averaged          the same, averaged over steps, or None
     optimiser         state of the optimiser
@@ -18,6 +19,7 @@ import io
 import json
 import math
 import pickle
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +33,8 @@ from pipeline.tensor_files import are_plain_tensors, is_plain_tensor, read_tenso
 from training.config import TrainConfig
 from training.networks.build import Networks, NetworksConfig, make_networks
 
-FORMAT, VERSION = "instance-motion checkpoint", 1
-KEYS = {"format", "version", "config", "networks", "averaged", "optimiser", "progress", "random"}
+FORMAT, VERSION = "instance-motion checkpoint", 2
+KEYS = {"format", "version", "config", "data", "networks", "averaged", "optimiser", "progress", "random"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Checkpoint:
     """What a checkpoint file holds, checked."""
 
     config: TrainConfig
+    data: tuple[str, ...] | None
     networks: dict[str, torch.Tensor]
     averaged: dict[str, torch.Tensor] | None
     optimiser: dict[str, Any]
@@ -80,6 +83,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
             "format": FORMAT,
             "version": VERSION,
             "config": json.dumps(to_dict(checkpoint.config)),
+            "data": None if checkpoint.data is None else list(checkpoint.data),
             "networks": checkpoint.networks,
             "averaged": checkpoint.averaged,
             "optimiser": checkpoint.optimiser,
@@ -92,7 +96,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Read a checkpoint of this version.
+    """Read a checkpoint of this version or the one before.
 
     Raises:
         TrainingError: no such file, damaged, carrying code, or of another version.
@@ -111,6 +115,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         raise TrainingError(f"{path} is damaged or not a checkpoint ({error}); use another") from None
     if not isinstance(data, dict):
         raise TrainingError(f"{path} is not a checkpoint of instance-motion")
+    if (data.get("format"), data.get("version")) == (FORMAT, 1):
+        data = {"data": None, **data, "version": VERSION}
     found = data.get("format"), data.get("version")
     if found != (FORMAT, VERSION):
         raise TrainingError(
@@ -126,6 +132,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     except (ConfigError, TypeError, ValueError, RecursionError) as error:
         raise TrainingError(f"{path} is damaged ({' '.join(str(error).split())})") from None
     for name, is_right in {
+        "data": data["data"] is None or _are_words(data["data"], len(config.data.shards)),
         "networks": are_plain_tensors(data["networks"]),
         "averaged": data["averaged"] is None or are_plain_tensors(data["averaged"]),
         "optimiser": isinstance(data["optimiser"], dict),
@@ -135,12 +142,17 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
             raise TrainingError(f"{path} is damaged ({name} does not hold what it should); use another")
     return Checkpoint(
         config=config,
+        data=None if data["data"] is None else tuple(data["data"]),
         networks=data["networks"],
         averaged=data["averaged"],
         optimiser=data["optimiser"],
         progress=progress,
         random=data["random"],
     )
+
+
+def _are_words(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(isinstance(word, str) for word in value)
 
 
 def _word(value: Any) -> str:
@@ -187,6 +199,22 @@ def require_same(found: TrainConfig, asked: TrainConfig) -> None:
         before["data"].pop("size"), now["data"].pop("size")
     if change := _first_change(before, now):
         raise ConfigError(f"{change}; resume with the same settings, or start a new run with init_from")
+
+
+def require_same_data(found: Checkpoint, digests: Sequence[str]) -> None:
+    """Refuse to resume on shard sets that have been built or masked anew since.
+
+    Raises:
+        ConfigError: one line with the first set that is another.
+    """
+    if found.data is None:  # of version 1
+        return
+    for source, before, now in zip(found.config.data.shards, found.data, digests, strict=True):
+        if before != now:
+            raise ConfigError(
+                f"{source.folder}, layer {source.layer}, is not what the run to resume was trained on: it has been "
+                "built or masked anew since; start a new run with init_from"
+            )
 
 
 def _first_change(before: Any, now: Any, where: str = "") -> str | None:

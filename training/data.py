@@ -181,6 +181,12 @@ class WindowDataset(Dataset):
             name=f"{shards.name}/{clip.name}:{first}",
         )
 
+    def digests(self) -> tuple[str, ...]:
+        """What each set holds, in short: equal digests, equal samples."""
+        return tuple(
+            shards.digest(source.layer) for shards, source in zip(self.sets, self.config.shards, strict=True)
+        )
+
     def describe(self) -> tuple[SetSummary, ...]:
         """What each set holds, for the training log."""
         return tuple(

@@ -115,6 +115,9 @@ class _Training:
         torch.manual_seed(config.training_seed)
         self.progress = found.progress if found else Progress()
         self.loader = self._make_loader()
+        self.data = self.loader.dataset.digests()
+        if found is not None:
+            checkpoints.require_same_data(found, self.data)
         # Who predicts must know at which size the networks saw frames, without asking for the shards.
         seen = dataclasses.replace(config.data, size=self.loader.dataset.size)
         self.config = config = dataclasses.replace(config, data=seen)
@@ -271,6 +274,7 @@ class _Training:
             average = self.average.module.state_dict() if self.average is not None else None
             content = Checkpoint(
                 config=self.config,
+                data=self.data,
                 networks=self.networks.state_dict(),
                 averaged=average,
                 optimiser=self.optimiser.state_dict(),

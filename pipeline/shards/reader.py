@@ -13,6 +13,7 @@ Files are opened on first use, once per process; a copy that travels to another 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -163,6 +164,12 @@ class ShardSet:
         if layer.startswith("masks/"):
             return self.masks_entry(layer.removeprefix("masks/")).files
         return self.manifest.frames if layer == "frames" else self.manifest.evidence
+
+    def digest(self, layer: str) -> str:
+        """SHA-256 of what the manifest says of frames and a masks layer: their files, by their own."""
+        files = (*self.manifest.frames.items(), *self.masks_entry(layer).files.items())
+        lines = (f"{name} {entry.sha256}\n" for name, entry in files)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def reading(self, layer: str, index: int, read: Callable[[], T]) -> T:
         """What `read` gives, which reads the index-th file of a layer.

@@ -43,6 +43,7 @@ def trained() -> Checkpoint:
             last.bias.normal_(0, 0.3)
     return Checkpoint(
         config=config,
+        data=None,
         networks=networks.state_dict(),
         averaged=None,
         optimiser={},

@@ -276,7 +276,7 @@ DO_NOT_FIT: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "steps before the first": (_set("progress", "step", to=-5), "progress.step is -5, expected a count"),
     "an endless epoch": (_set("progress", "epoch", to=10**30), "progress.epoch is 1"),
     "a batch behind the last": (_set("progress", "epoch_step", to=5), "batch 5 of an epoch of 5 batches"),
-    "a format without end": (_set("format", to=nested(3)), "is a tuple version 1, expected"),
+    "a format without end": (_set("format", to=nested(3)), "is a tuple version 2, expected"),
     "a version without end": (_set("version", to=10**30), "version a int, expected"),
     "a version that fills a page": (_set("version", to=10**5000), "is damaged, or holds code besides"),
     "a key that is no text": (_set(nested(3), to=1), "'a tuple' is unknown; it is damaged"),
@@ -425,6 +425,7 @@ def test_a_checkpoint_whose_optimiser_never_stepped_is_restored(street_shards: P
     optimiser = make_optimiser(networks, config.optimise)
     fresh = Checkpoint(
         config=config,
+        data=None,
         networks=networks.state_dict(),
         averaged=None,
         optimiser=optimiser.state_dict(),

@@ -21,10 +21,11 @@ from pipeline.errors import ConfigError, InstanceMotionError, ShardError, Traini
 from pipeline.graph import GraphConfig
 from pipeline.matching import MaskConfig
 from pipeline.remask import remask
+from pipeline.shards.reader import ShardSet
 from tests.faults.table import Fault
 from tests.training.runs import checkpoint_of, difference_of_runs, settings
 from tests.training.shardsets import write_set
-from training import loop
+from training import checkpoint, loop
 from training.anchors import AnchorConfig
 from training.config import TrainConfig
 from training.data import ShardSource
@@ -265,17 +266,40 @@ def test_an_empty_side_of_the_split_is_one_line_before_anything_is_written(
 
 @pytest.mark.fault(Fault.ODD_INPUT)
 def test_a_set_that_has_shrunk_since_is_not_waited_for(tmp_path: Path) -> None:
-    """A run that stands at batch 5 of an epoch of which only 3 are left."""
+    """A run that stands at batch 5 of an epoch of which only 3 are left, from when nobody noted the set."""
     folder = write_set(tmp_path / "set", {"a": 9}, size=SMALL)
     config = replace(on(folder), steps=5)
     quietly(config, tmp_path / "run")
-    assert checkpoint_of(tmp_path / "run").progress.epoch_step == 5
+    found = checkpoint_of(tmp_path / "run")
+    assert found.progress.epoch_step == 5
+    checkpoint.save(tmp_path / "run" / "last.pt", replace(found, data=None))
     shutil.rmtree(folder)
     write_set(folder, {"a": 4}, size=SMALL)
     with pytest.raises(
         ConfigError, match="batch 5 of an epoch of 3 batches is asked for; the shard sets are others"
     ):
         quietly(replace(config, steps=6), tmp_path / "run", resume=True)
+
+
+@pytest.mark.fault(Fault.WRONG_VERSION)
+def test_a_set_that_was_built_or_masked_anew_since_is_not_gone_on_with(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", {"a": 9}, size=SMALL)
+    config, run = replace(on(folder), steps=2), tmp_path / "run"
+    quietly(config, run)
+    (digest,) = checkpoint_of(run).data or ()
+    assert digest == ShardSet(folder).digest("default")
+    shutil.copytree(folder, tmp_path / "as it was")
+    shutil.rmtree(folder)
+    write_set(folder, {"b": 9}, size=SMALL)
+    with pytest.raises(
+        ConfigError, match="layer default, is not what the run to resume was trained on: it has"
+    ):
+        quietly(replace(config, steps=3), run, resume=True)
+    assert checkpoint_of(run).progress.step == 2
+    shutil.rmtree(folder)
+    (tmp_path / "as it was").rename(folder)
+    quietly(replace(config, steps=3), run, resume=True)
+    assert checkpoint_of(run).progress.step == 3
 
 
 @pytest.mark.fault(Fault.ODD_INPUT)

@@ -8,6 +8,7 @@ from frame to frame: an equal label is never an equal object.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -106,7 +107,9 @@ def write_set(
                 ("masks/default", masks_bytes, masks_files),
             ):
                 publish(folder / layer / file, data)
-                files[file] = FileEntry(sha256="0" * 64, bytes=len(data), frames=len(frames))
+                files[file] = FileEntry(
+                    sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), frames=len(frames)
+                )
             evidence[file] = FileEntry(sha256=_EVIDENCE, bytes=0, frames=len(frames))  # training reads none
             segments.append((number, 0, len(frames)))
             number += 1

@@ -34,6 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     optimiser.step()
     return Checkpoint(
         config=config,
+        data=("0a1b",),
         networks=networks.state_dict(),
         averaged={name: value / 2 for name, value in networks.state_dict().items()},
         optimiser=optimiser.state_dict(),
@@ -191,15 +192,19 @@ def test_what_torch_saved_for_somebody_else(tmp_path: Path) -> None:
     torch.save([torch.zeros(2)], path)
     assert refused(path) == " is not a checkpoint of instance-motion"
     torch.save({"state_dict": {}}, path)
-    assert "is None version None, expected instance-motion checkpoint version 1" in refused(path)
+    assert "is None version None, expected instance-motion checkpoint version 2" in refused(path)
 
 
 @pytest.mark.fault(Fault.HOSTILE_CHECKPOINT)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, " is instance-motion checkpoint version 2, expected instance-motion checkpoint version 1; use the release that wrote it"),
-        ({"format": "instance-shard"}, " is instance-shard version 1, expected"),
+        ({"version": 3}, " is instance-motion checkpoint version 3, expected instance-motion checkpoint version 2; use the release that wrote it"),
+        ({"format": "instance-shard"}, " is instance-shard version 2, expected"),
+        ({"data": ...}, ": 'data' is missing; it is damaged"),
+        ({"data": "0a1b"}, " is damaged (data does not hold what it should); use another"),
+        ({"data": [7]}, " is damaged (data does not hold"),
+        ({"data": []}, " is damaged (data does not hold"),
         ({"extra": 1}, ": 'extra' is unknown; it is damaged"),
         ({"random": ...}, ": 'random' is missing; it is damaged"),
         ({"config": "{"}, " is damaged (Expecting property name"),
@@ -223,6 +228,13 @@ def test_content_that_is_not_right(change: dict[str, Any], message: str, small: 
     content = {**torch.load(small, weights_only=True), **change}
     torch.save({name: value for name, value in content.items() if value is not ...}, small)
     assert message in refused(small)
+
+
+def test_checkpoints_of_version_1_had_no_data_and_are_read(small: Path) -> None:
+    content = torch.load(small, weights_only=True)
+    del content["data"]
+    torch.save({**content, "version": 1}, small)
+    assert checkpoint.load(small).data is None
 
 
 @pytest.mark.fault(Fault.HOSTILE_CHECKPOINT)

@@ -31,6 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     saved = Checkpoint(
         config=config,
+        data=None,
         networks=networks.state_dict(),
         averaged=None,
         optimiser={},
