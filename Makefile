@@ -46,7 +46,7 @@ lint: setup
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
-# All that a change must pass, under ten minutes on two cores.
+# What a change must pass first, under ten minutes on two cores; CI runs test-faults as well.
 test: lint
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2 -m 'not slow' --ignore tests/faults --durations=10
 

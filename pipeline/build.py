@@ -4,7 +4,8 @@
     OUT/.build/pieces/...             finished pieces of unfinished files
     OUT/.build/files/00000.json       what was published for a finished file
     OUT/frames, evidence, masks/...   published files
-    OUT/shardset.json                 written last: a set that has it is complete
+    OUT/shardset.json                 written last: a set that has it is complete; put aside into
+                                      .build while files that it lists are made anew
     OUT/build-report.json             times and failures, for people; not part of the set
 
 `.build` is gone once all clips are in. If clips failed it stays, and the same build, run
@@ -14,26 +15,37 @@ again, tries just those.
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.assembly import Layout
 from pipeline.classes import CLASSES
 from pipeline.clip import FramesConfig, stored_camera
-from pipeline.configuration import canonical_json, digest, to_dict
+from pipeline.configuration import digest, from_dict, to_dict
 from pipeline.detectors import DetectorConfig, check_detector, detector_identity
-from pipeline.errors import BuildError, SourceError
+from pipeline.earlier import (
+    clips_of_files,
+    finished,
+    forget_plan,
+    forget_set_aside,
+    is_unfinished,
+    is_whole_layer,
+    keep_plan,
+    listed_before,
+    remember_files,
+    set_aside,
+)
+from pipeline.errors import SourceError
 from pipeline.events import Event, event
 from pipeline.evidence_build import EvidenceBuild, EvidenceResult
 from pipeline.flow import FlowConfig, flow_identity
-from pipeline.graph import GraphConfig, open_graph
+from pipeline.graph import Graph, GraphConfig, open_graph
 from pipeline.lease import LEASE_FILE, lease
-from pipeline.mask_layer import masks_entry
+from pipeline.mask_layer import DEFAULT_LAYER
 from pipeline.matching import MaskConfig
 from pipeline.plan import PlanConfig, plan_files
 from pipeline.progress import Progress
@@ -43,16 +55,14 @@ from pipeline.shards.manifest import (
     MANIFEST,
     ClipEntry,
     Manifest,
+    MasksEntry,
     QuarantineEntry,
     file_name,
-    read_manifest,
     write_manifest,
 )
 from pipeline.sources.clip import BadClip, Clip
 from pipeline.sources.scan import SourceConfig, scan
 from pipeline.timings import RunTimes
-
-DEFAULT_LAYER = "default"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +104,9 @@ def build(
     """Raw video -> shard set, with one masks layer called `default`.
 
     Finished work is kept and skipped, so an interrupted build is resumed by running it
-    again. Clips that cannot be read are left out and reported.
+    again; so is a set of which files are missing: they are made again. Clips that cannot be
+    read are left out and reported. Masks layers that `remask` added stay; where evidence has
+    changed since, because clips that had failed are in now, they are made anew.
 
     Raises:
         SourceError: nothing usable in `source`.
@@ -116,40 +128,63 @@ def build(
         for each in bad:
             event(Event.CLIP_QUARANTINED, clip=each.name, reason=each.reason)
         if (out / MANIFEST).exists():
-            manifest = _finished(out, set_id, config.masks)
-            if manifest is not None:
-                return _report(out, manifest, EvidenceResult.nothing(), begin)
+            done = finished(out, set_id, config.masks)
+            if done is not None:
+                return _report(out, done, EvidenceResult.nothing(), begin)
         check_detector(config.detector, {clip.name: clip.frame_names for clip in clips})
-        _keep_plan(out, description)
-
         layout = Layout(folder=out, set_id=set_id, frames=config.frames, flow=config.flow)
-        needs_gpu = needs_gpu_for(config.detector)
-        planned = plan_files([len(clip) for clip in clips], config.plan)
-        work = EvidenceBuild(layout, clips, planned, config, needs_gpu=needs_gpu)
-        with open_graph(
-            graph,
-            gpus=gpu_count() if needs_gpu else 0,
-            needs_gpu=needs_gpu,
-            shared=(out / LEASE_FILE, source),
-            say=None if quiet else lambda line: print(line, file=sys.stderr),
-        ) as opened:
-            with Progress("build", work.frames_total, quiet=quiet) as bar:
-                result = work.run(opened, bar)
-            if not result.files:
-                first = next(iter(result.failed.items()))
-                raise SourceError(f"every clip failed; the first: {first[0]}: {first[1]}")
-            manifest = _manifest(layout, description, config, clips, bad, work, result)
-            with Progress(
-                "masks", sum(entry.frames for entry in manifest.evidence.values()), quiet=quiet
-            ) as bar:
-                entry = make_layer(out, manifest, DEFAULT_LAYER, config.masks, opened, bar)
-        manifest = manifest.with_masks(DEFAULT_LAYER, entry)
+        before = listed_before(out)
+        missing = before is not None and not is_unfinished(out) and remember_files(layout, before)
+        keep_plan(out, description)
+        if missing:
+            set_aside(out)
+        manifest, result = _make(layout, description, before, config, clips, bad, source, graph, quiet)
         write_manifest(out, manifest)
+        forget_set_aside(out)
         report = _report(out, manifest, result, begin)
         publish(out / "build-report.json", (json.dumps(to_dict(report), indent=1) + "\n").encode())
         if not result.failed:
-            _forget_plan(out)
+            forget_plan(out)
         return report
+
+
+def _make(
+    layout: Layout,
+    description: dict[str, Any],
+    before: Manifest | None,
+    config: BuildConfig,
+    clips: Sequence[Clip],
+    bad: Sequence[BadClip],
+    source: Path,
+    graph: GraphConfig,
+    quiet: bool,
+) -> tuple[Manifest, EvidenceResult]:
+    """All layers, by however many workers, and the manifest that lists them."""
+    out, needs_gpu = layout.folder, needs_gpu_for(config.detector)
+    work = EvidenceBuild(
+        layout,
+        clips,
+        plan_files([len(clip) for clip in clips], config.plan),
+        config,
+        needs_gpu=needs_gpu,
+        listed=clips_of_files(before) if before else {},
+        before_change=lambda: set_aside(out),
+    )
+    with open_graph(
+        graph,
+        gpus=gpu_count() if needs_gpu else 0,
+        needs_gpu=needs_gpu,
+        shared=(out / LEASE_FILE, source),
+        say=None if quiet else lambda line: print(line, file=sys.stderr),
+    ) as opened:
+        with Progress("build", work.frames_total, quiet=quiet) as bar:
+            result = work.run(opened, bar)
+        if not result.files:
+            first = next(iter(result.failed.items()))
+            raise SourceError(f"every clip failed; the first: {first[0]}: {first[1]}")
+        manifest = _manifest(layout, description, config, clips, bad, work, result)
+        masks = _layers(out, manifest, before, config.masks, opened, quiet)
+    return replace(manifest, masks=masks), result
 
 
 def describe(config: BuildConfig, clips: Sequence[Clip], bad: Sequence[BadClip]) -> dict[str, Any]:
@@ -176,68 +211,6 @@ def _description_of(clip: Clip) -> dict[str, Any]:
         "K": camera.K.tolist(),  # its file may have changed while its name did not
         "distortion": to_dict(camera.distortion) if camera.distortion else None,
     }
-
-
-def is_unfinished(out: Path) -> bool:
-    """Whether the same build, run again, would still try something."""
-    return _plan_path(out).exists()
-
-
-def _plan_path(out: Path) -> Path:
-    return out / ".build" / "plan.json"
-
-
-def _forget_plan(out: Path) -> None:
-    """Remove `.build`, what says that work is left first: a kill in between costs nothing.
-
-    A worker that was given up may still publish a piece there; the next run removes it.
-    """
-    _plan_path(out).unlink(missing_ok=True)
-    shutil.rmtree(out / ".build", ignore_errors=True)
-
-
-def _finished(out: Path, set_id: str, masks: MaskConfig) -> Manifest | None:
-    """The manifest if nothing is left to do, None if clips are to be tried again."""
-    manifest = read_manifest(out)
-    if manifest.set_id != set_id:
-        raise BuildError(
-            f"{out} holds a set that was built from other input or settings; "
-            "choose another folder, or delete this one first"
-        )
-    if is_unfinished(out):
-        return None
-    _forget_plan(out)
-    layer = manifest.masks.get(DEFAULT_LAYER)
-    if layer is None or layer.digest != masks_entry(masks).digest:
-        raise BuildError(
-            f"{out} is complete, with other mask settings; "
-            f"`instance-motion remask {out} --name NAME` makes another masks layer"
-        )
-    return manifest
-
-
-def _keep_plan(out: Path, description: dict[str, Any]) -> None:
-    """Write down what this build is, or refuse to go on with a different one."""
-    path = _plan_path(out)
-    text = canonical_json(description)
-    if not path.exists():
-        leftovers = [name for name in ("frames", "evidence", "masks") if (out / name).exists()]
-        if leftovers and not (out / MANIFEST).exists():
-            raise BuildError(f"{out} is not empty ({leftovers[0]}/ is there); choose another folder")
-        publish(path, text.encode())
-        return
-    try:
-        before = json.loads(path.read_text())
-        if not isinstance(before, dict):
-            raise ValueError(f"expected an object, found {type(before).__name__}")
-    except (ValueError, RecursionError):
-        raise BuildError(f"{path}: damaged; delete {out} and build it again") from None
-    for part in description:
-        if canonical_json(before.get(part)) != canonical_json(description[part]):
-            raise BuildError(
-                f"{out} holds an unfinished build with other {part}; go on with the same settings and input, "
-                "or delete the folder"
-            )
 
 
 def _manifest(
@@ -273,6 +246,31 @@ def _manifest(
         frames={file_name(index): pair.frames for index, pair in sorted(result.files.items())},
         evidence={file_name(index): pair.evidence for index, pair in sorted(result.files.items())},
     )
+
+
+def _layers(
+    out: Path, manifest: Manifest, before: Manifest | None, masks: MaskConfig, graph: Graph, quiet: bool
+) -> dict[str, MasksEntry]:
+    """The default layer, and those that `remask` has added: as they are, or made anew."""
+    frames = sum(entry.frames for entry in manifest.evidence.values())
+
+    def make(name: str, config: MaskConfig) -> MasksEntry:
+        label = "masks" if name == DEFAULT_LAYER else f"masks {name}"
+        with Progress(label, frames, quiet=quiet) as bar:
+            return make_layer(out, manifest, name, config, graph, bar)
+
+    layers = {DEFAULT_LAYER: make(DEFAULT_LAYER, masks)}
+    if before is None:
+        return layers
+    same = (before.clips, before.evidence) == (manifest.clips, manifest.evidence)
+    for name, entry in before.masks.items():
+        if name == DEFAULT_LAYER:
+            continue
+        if same and is_whole_layer(out, name, before):
+            layers[name] = entry
+        else:
+            layers[name] = make(name, from_dict(MaskConfig, entry.config, f"{out / MANIFEST}: masks.{name}"))
+    return layers
 
 
 def _report(out: Path, manifest: Manifest, result: EvidenceResult, begin: float) -> BuildReport:

@@ -14,7 +14,7 @@ there already is left:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -156,9 +156,19 @@ def _begin(store: Store, manifest: Manifest) -> dict[str, FileEntry]:
                 store.remove(name)  # of a layer made again since: it must not pass for the new one
         known = {**_files(begun), **known}
     if finished is None or not _files(manifest).items() <= _files(finished).items():
+        _remove_strangers(store, _files(manifest).keys() - known.keys())
         both = replace(manifest, masks={**(begun.masks if begun else {}), **manifest.masks})
         store.write(UNFINISHED_COPY, manifest_bytes(both))
     return known
+
+
+def _remove_strangers(store: ObjectStore, names: Iterable[str]) -> None:
+    """Objects under names that nobody has noted: once they are, what is of the right size is not read again."""
+    strangers = set(names)
+    for folder in sorted({name.rsplit("/", 1)[0] for name in strangers}):
+        for file in store.sizes(folder):
+            if f"{folder}/{file}" in strangers:
+                store.remove(f"{folder}/{file}")
 
 
 def _merged(location: Location, there: Manifest | None, manifest: Manifest) -> Manifest:

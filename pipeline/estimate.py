@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.assembly import Layout, written_pieces
-from pipeline.build import DEFAULT_LAYER, BuildConfig, describe, gpu_count, is_unfinished, needs_gpu_for
+from pipeline.build import BuildConfig, describe, gpu_count, needs_gpu_for
 from pipeline.configuration import canonical_json, digest
 from pipeline.detectors import check_detector
+from pipeline.earlier import is_unfinished, is_whole_pair, listed_before
 from pipeline.errors import ShardError, SourceError
 from pipeline.graph import GraphConfig, open_graph
-from pipeline.mask_layer import masks_entry
+from pipeline.mask_layer import DEFAULT_LAYER, masks_entry
 from pipeline.matching import MaskConfig
 from pipeline.plan import PlannedFile, PlannedPiece, plan_files
 from pipeline.progress import Progress
@@ -235,10 +236,13 @@ def find_standing(out: Path, description: Mapping[str, Any], masks: MaskConfig) 
             return "other", str(error)
         if manifest.set_id != digest(description):
             return "other", "holds a set that was built from other input or settings; choose another folder"
+        layer = manifest.masks.get(DEFAULT_LAYER)
+        if layer is not None and layer.digest != masks_entry(masks).digest:
+            state: Standing = "other" if is_unfinished(out) else "complete"
+            return state, "is there already, with other mask settings; remask makes another masks layer"
         if not is_unfinished(out):
-            layer = manifest.masks.get(DEFAULT_LAYER)
-            if layer is None or layer.digest != masks_entry(masks).digest:
-                return "complete", "complete, with other mask settings; remask makes another masks layer"
+            if layer is None or not all(is_whole_pair(out, index, manifest) for index in _indices(manifest)):
+                return "unfinished", "holds this build, but for files that are missing"
             return "complete", "complete; nothing is left to do"
     try:
         before = json.loads((out / ".build" / "plan.json").read_text())
@@ -247,8 +251,10 @@ def find_standing(out: Path, description: Mapping[str, Any], masks: MaskConfig) 
         if leftovers:
             return "other", f"is not empty ({leftovers[0]}/ is there); choose another folder"
         return "new", "holds nothing of this build" if out.exists() else "does not exist yet"
-    except (OSError, ValueError) as error:
-        return "other", f".build/plan.json cannot be read ({error}); delete the folder"
+    except (OSError, ValueError, RecursionError) as error:
+        return "other", f".build/plan.json cannot be read ({' '.join(str(error).split())}); delete the folder"
+    if not isinstance(before, dict):
+        return "other", ".build/plan.json is damaged; delete the folder"
     for part, value in description.items():
         if canonical_json(before.get(part)) != canonical_json(value):
             return "other", f"holds an unfinished build with other {part}; choose another folder"
@@ -262,12 +268,20 @@ def _work(layout: Layout, clips: Sequence[Clip], config: BuildConfig, standing: 
         return Work(files=files, left=(), missing=())
     missing, written = planned, set[str]()
     if standing == "unfinished":
+        listed = None if is_unfinished(layout.folder) else listed_before(layout.folder)
         missing = tuple(
-            file for file in planned if read_record(layout, file.index, _clips_of(file, clips)) is None
+            file
+            for file in planned
+            if read_record(layout, file.index, _clips_of(file, clips)) is None
+            and (listed is None or not is_whole_pair(layout.folder, file.index, listed))
         )
         written = written_pieces(layout)
     left = tuple(piece for file in missing for piece in files[file] if piece.name not in written)
     return Work(files=files, left=left, missing=missing)
+
+
+def _indices(manifest: Manifest) -> list[int]:
+    return [int(name.removesuffix(".h5")) for name in manifest.frames]
 
 
 def _clips_of(file: PlannedFile, clips: Sequence[Clip]) -> list[str]:

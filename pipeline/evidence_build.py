@@ -10,10 +10,11 @@ from __future__ import annotations
 import errno
 import sys
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pipeline.assembly import FilePair, Layout, remove_piece, written_pieces
@@ -22,7 +23,7 @@ from pipeline.events import Event, event
 from pipeline.graph import Failure, Graph, Task
 from pipeline.plan import PlannedFile, PlannedPiece
 from pipeline.progress import Progress
-from pipeline.records import read_record, withdraw, write_record
+from pipeline.records import read_record, restore, withdraw, write_record
 from pipeline.shards.manifest import file_name
 from pipeline.sources.clip import Clip
 from pipeline.timings import RunTimes, note_piece, read_times
@@ -59,7 +60,7 @@ class _FileState:
     before: PlannedPiece | None
     missing: set[PlannedPiece] = field(default_factory=set)
     published: FilePair | None = None
-    assembling: bool = False
+    is_ready: bool = False
 
 
 class EvidenceBuild:
@@ -77,7 +78,16 @@ class EvidenceBuild:
         config: BuildConfig,
         *,
         needs_gpu: bool,
+        listed: Mapping[int, Sequence[str]] = MappingProxyType({}),
+        before_change: Callable[[], None] = lambda: None,
     ) -> None:
+        """See `build`.
+
+        Args:
+            listed:        clips in each file that readers know already.
+            before_change: called before one of those files gets other clips.
+        """
+        self._listed, self._before_change = listed, before_change
         self._layout, self._clips, self._config, self._needs_gpu = layout, clips, config, needs_gpu
         per_piece = config.plan.frames_per_piece
         self._files = [
@@ -145,8 +155,10 @@ class EvidenceBuild:
     def _find_finished_work(self) -> None:
         written = written_pieces(self._layout)
         for state in self._files:
-            state.published = read_record(self._layout, state.planned.index, self._clip_names(state.pieces))
+            index = state.planned.index
+            state.published = read_record(self._layout, index, self._clip_names(state.pieces))
             if state.published is not None:
+                restore(self._layout, index, state.published)
                 self._done_frames += sum(piece.stop - piece.start for piece in state.pieces)
                 continue
             for piece in (*([state.before] if state.before else []), *state.pieces):
@@ -156,12 +168,12 @@ class EvidenceBuild:
                     self._waiting[piece].append(state)
                 elif piece is not state.before:
                     self._done_frames += piece.stop - piece.start
-            if not state.missing:
-                self._ready.append(state)
+            self._check_ready(state)
 
     def _next_task(self) -> Task | None:
-        if self._ready:
-            return self._file_task(self._ready.popleft())
+        while self._ready:
+            if task := self._file_task(self._ready.popleft()):
+                return task
         while self._todo:
             piece = next(iter(self._todo))
             del self._todo[piece]
@@ -179,12 +191,14 @@ class EvidenceBuild:
         return None
 
     def _file_task(self, state: _FileState) -> Task | None:
+        """None where nothing of a file is left to go in."""
         pieces = tuple(
             piece for piece in state.pieces if self._clips[piece.clip_index].name not in self._failed
         )
-        state.assembling = True
         if not pieces:
-            return self._next_task()
+            return None
+        if self._clip_names(pieces) != list(self._listed.get(state.planned.index, self._clip_names(pieces))):
+            self._before_change()
         job = FileJob(layout=self._layout, file=state.planned, pieces=pieces, before=state.before)
         return Task(function=run_file, argument=job, key=f"file-{state.planned.index:05d}")
 
@@ -224,11 +238,17 @@ class EvidenceBuild:
             self._check_ready(state)
 
     def _check_ready(self, state: _FileState) -> None:
-        if not state.missing and not state.assembling and state not in self._ready:
+        if not state.missing and not state.is_ready:
+            state.is_ready = True
             self._ready.append(state)
 
     def _take_file(self, job: FileJob, result: FilePair | Failure) -> None:
         if isinstance(result, Failure):
+            if result.killed:
+                raise BuildError(
+                    f"workers died again and again while they assembled file {job.file.index} ({result.error}); "
+                    "give them more memory, or build into a new folder with fewer --frames-per-file"
+                )
             raise _fatal(result)
         state = self._files[job.file.index]
         state.published = result
@@ -244,11 +264,13 @@ class EvidenceBuild:
                 remove_piece(self._layout, piece)
 
     def _drop_failed_files(self) -> None:
-        """Files of a long clip may have been published before another part of it failed."""
+        """Files of a long clip may have been published before another part of it failed: kept for the next run."""
         for state in self._files:
             names = self._clip_names(state.pieces)
             if state.published is not None and all(name in self._failed for name in names):
                 state.published = None
+                if state.planned.index in self._listed:
+                    self._before_change()
                 withdraw(self._layout, state.planned.index)
 
     def _clip_names(self, pieces: Sequence[PlannedPiece]) -> list[str]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from pipeline.errors import BuildError, ConfigError
+from pipeline.events import Event, event
 from pipeline.local_cluster import CLOSE_TIMEOUT_S, GPU, local_cluster, quiet_dask
 from pipeline.suspects import Suspects
 from pipeline.window import NOT_YET, POLL_S, Capacity, Failure, Run, Task
@@ -314,7 +315,9 @@ class _Cluster:
         except FutureCancelledError:
             raise self._gone() from None
         except Exception as error:
-            if isinstance(error, TimeoutError) and future.status != "error":
+            if isinstance(error, OSError) and future.status != "error":
+                if not isinstance(error, TimeoutError):  # a connection broke; whether the scheduler is gone
+                    time.sleep(0.1)  # is found out by looking at it
                 self._patience_s[future.key] = min(2 * patience_s, ANSWER_TIMEOUT_S)
                 return NOT_YET
             if self._site is not None and _is_missing_code(error):
@@ -342,8 +345,9 @@ def _one_line(error: BaseException) -> str:
 
 
 def _say(line: str) -> None:
-    """Print a line above whatever progress bar there is."""
+    """Print a line above whatever progress bar there is, and log it."""
     tqdm.write(line, file=sys.stderr)
+    event(Event.SAID, line=line)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -27,7 +28,11 @@ def lease(folder: Path, purpose: str) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise BuildError(
+                    f"{folder} cannot be locked ({error.strerror}); its file system has no locks: choose another"
+                ) from None
             holder = os.read(handle, 300).decode(errors="replace").strip() or "another process"
             raise BuildError(
                 f"{folder} is being written by {holder}; wait for it, or choose another folder"

@@ -30,6 +30,9 @@ from pipeline.shards.reader import ShardSet, locate
 from pipeline.shards.storage import Location, open_store
 from pipeline.tracks import TrackFrame, link
 
+DEFAULT_LAYER = "default"
+"""The layer that a build makes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pipeline.configuration import from_dict, to_dict
 from pipeline.shards.hdf5 import publish
 from pipeline.shards.manifest import FileEntry, file_name
 
+LAYERS = ("frames", "evidence")
 _NO_RECORD = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
@@ -20,7 +22,8 @@ def write_record(layout: Layout, index: int, clips: Sequence[str], pair: FilePai
 
 
 def read_record(layout: Layout, index: int, clips: Sequence[str]) -> FilePair | None:
-    """What an earlier run published for a file, if just these clips are in it and it is still there."""
+    """What an earlier run published for a file, if just these clips are in it and it is still there,
+    or was withdrawn since."""
     path = _record_path(layout, index)
     try:
         record = json.loads(path.read_text())
@@ -32,23 +35,44 @@ def read_record(layout: Layout, index: int, clips: Sequence[str]) -> FilePair | 
 
 
 def withdraw(layout: Layout, index: int) -> None:
-    """Remove a published file and its record."""
-    _record_path(layout, index).unlink(missing_ok=True)
-    for layer in ("frames", "evidence"):
-        _path(layout, layer, index).unlink(missing_ok=True)
+    """Take a published file from the set. It is kept under `.build`: `restore` brings it back."""
+    for layer in LAYERS:
+        path, kept = _path(layout, layer, index), _kept_path(layout, layer, index)
+        if path.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, kept)
+
+
+def restore(layout: Layout, index: int, pair: FilePair) -> None:
+    """Put back what was withdrawn of a file that `read_record` has found."""
+    for layer, entry in _entries(pair):
+        path = _path(layout, layer, index)
+        if not _fits(path, entry):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(_kept_path(layout, layer, index), path)
 
 
 def _are_there(layout: Layout, index: int, pair: FilePair) -> bool:
-    entries: tuple[tuple[str, FileEntry], ...] = (("frames", pair.frames), ("evidence", pair.evidence))
-    for layer, entry in entries:
-        path = _path(layout, layer, index)
-        if not path.is_file() or path.stat().st_size != entry.bytes:
-            return False
-    return True
+    return all(
+        _fits(_path(layout, layer, index), entry) or _fits(_kept_path(layout, layer, index), entry)
+        for layer, entry in _entries(pair)
+    )
+
+
+def _entries(pair: FilePair) -> tuple[tuple[str, FileEntry], ...]:
+    return tuple(zip(LAYERS, (pair.frames, pair.evidence), strict=True))
+
+
+def _fits(path: Path, entry: FileEntry) -> bool:
+    return path.is_file() and path.stat().st_size == entry.bytes
 
 
 def _path(layout: Layout, layer: str, index: int) -> Path:
     return layout.folder / layer / file_name(index)
+
+
+def _kept_path(layout: Layout, layer: str, index: int) -> Path:
+    return layout.work / "withdrawn" / layer / file_name(index)
 
 
 def _record_path(layout: Layout, index: int) -> Path:

@@ -22,7 +22,7 @@ from pipeline.shards.manifest import (
     read_manifest,
     update_manifest,
 )
-from pipeline.shards.storage import Location, parse_location
+from pipeline.shards.storage import Location, open_store, parse_location
 
 WORTH_WORKERS = 4000
 """Frames from which starting worker processes pays."""
@@ -39,7 +39,8 @@ def remask(
 ) -> MasksEntry:
     """Make masks layer `name` of a shard set, byte for byte what a full build would make.
 
-    A layer of that name with the same settings is left as it is, unless it is to be replaced.
+    A layer of that name with the same settings is left as it is, unless it is to be replaced or files of it
+    are missing. One that is replaced under other settings leaves the manifest first, and comes back whole.
 
     A local folder has one writer at a time. A URL has no such lease: two that make the same layer there
     write the same bytes under the same names; two that make different layers both end up in the manifest,
@@ -59,13 +60,18 @@ def remask(
     with _one_writer(location):
         manifest = read_manifest(location)
         existing = manifest.masks.get(name)
+        same = existing is not None and existing.digest == masks_entry(config).digest
         if existing is not None and not replace_layer:
-            if existing.digest == masks_entry(config).digest:
+            if not same:
+                raise BuildError(
+                    f"{location} has a masks layer {name!r} with other settings; "
+                    "choose another --name, or add --replace"
+                )
+            if _is_whole(location, name, existing):
                 return existing
-            raise BuildError(
-                f"{location} has a masks layer {name!r} with other settings; "
-                "choose another --name, or add --replace"
-            )
+        if existing is not None and not same:
+            _forget_layer(location, manifest, name)
+            existing = None
         frames = sum(entry.frames for entry in manifest.evidence.values())
         if graph.workers is None and graph.scheduler is None and frames < WORTH_WORKERS:
             graph = replace(graph, workers=0)
@@ -74,8 +80,7 @@ def remask(
             entry = make_layer(location, manifest, name, config, opened, bar)
 
         def with_layer(now: Manifest | None) -> Manifest:
-            if now is None or now.set_id != manifest.set_id:
-                raise BuildError(f"{location} has become another set meanwhile; run remask again")
+            now = _of_same_set(manifest, now, location)
             if now.masks.get(name) not in (existing, entry):
                 raise BuildError(
                     f"{location}: another process has made layer {name!r} with other settings meanwhile, and "
@@ -85,6 +90,28 @@ def remask(
 
         update_manifest(location, with_layer)
         return entry
+
+
+def _of_same_set(manifest: Manifest, now: Manifest | None, location: Location) -> Manifest:
+    if now is None or now.set_id != manifest.set_id:
+        raise BuildError(f"{location} has become another set meanwhile; run remask again")
+    return now
+
+
+def _forget_layer(location: Location, manifest: Manifest, name: str) -> None:
+    """Have nobody read a layer of which some files are of the old settings, and some of the new ones."""
+
+    def without(now: Manifest | None) -> Manifest:
+        now = _of_same_set(manifest, now, location)
+        return replace(now, masks={each: entry for each, entry in now.masks.items() if each != name})
+
+    update_manifest(location, without)
+
+
+def _is_whole(location: Location, name: str, entry: MasksEntry) -> bool:
+    """Whether all files of a layer are there, as large as the manifest says."""
+    there = open_store(location).sizes(f"masks/{name}")
+    return all(there.get(file) == each.bytes for file, each in entry.files.items())
 
 
 @contextmanager

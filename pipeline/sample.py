@@ -18,13 +18,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.assembly import Layout
-from pipeline.build import DEFAULT_LAYER, BuildConfig
+from pipeline.build import BuildConfig
 from pipeline.classes import CLASSES
 from pipeline.clip import stored_camera
-from pipeline.errors import SourceError
+from pipeline.errors import InstanceMotionError, SourceError
 from pipeline.flow import flow_identity
 from pipeline.graph import Failure, Graph, Task
-from pipeline.mask_layer import jobs, select_file, write_layer
+from pipeline.mask_layer import DEFAULT_LAYER, jobs, select_file, write_layer
 from pipeline.plan import PlannedFile, PlannedPiece, PlannedSegment
 from pipeline.progress import Progress
 from pipeline.shards.manifest import ClipEntry, FileEntry, Manifest, file_name
@@ -304,7 +304,9 @@ def _reason(failure: Failure) -> str:
         return f"its workers died again and again ({failure.error})"
     if isinstance(failure.error, SourceError):
         return str(failure.error)
-    raise failure.error
+    if isinstance(failure.error, (InstanceMotionError, OSError)):
+        raise failure.error
+    return f"unexpected {type(failure.error).__name__}: {failure.error}"
 
 
 def _on_gpu(device: str) -> bool:

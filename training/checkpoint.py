@@ -3,9 +3,10 @@
 A checkpoint holds tensors and plain values only and is read by `pipeline.tensor_files`: a file that
 carries code, or claims more than it holds, is refused. Files are written whole or not at all.
 
-    format, version   "instance-motion checkpoint", 2; 1 is read, too: it has no data
+    format, version   "instance-motion checkpoint", 2; 1 is read, too: it has neither data nor processes
     config            the resolved configuration, JSON
     data              digests of the shard sets that were trained on
+    processes         how many trained together
     networks          state of `training.networks.build.Networks`
     averaged          the same, averaged over steps, or None
     optimiser         state of the optimiser
@@ -34,7 +35,8 @@ from training.config import TrainConfig
 from training.networks.build import Networks, NetworksConfig, make_networks
 
 FORMAT, VERSION = "instance-motion checkpoint", 2
-KEYS = {"format", "version", "config", "data", "networks", "averaged", "optimiser", "progress", "random"}
+KEYS = {"format", "version", "config", "data", "processes", "networks", "averaged", "optimiser"}
+KEYS |= {"progress", "random"}
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Checkpoint:
 
     config: TrainConfig
     data: tuple[str, ...] | None
+    processes: int | None
     networks: dict[str, torch.Tensor]
     averaged: dict[str, torch.Tensor] | None
     optimiser: dict[str, Any]
@@ -84,6 +87,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
             "version": VERSION,
             "config": json.dumps(to_dict(checkpoint.config)),
             "data": None if checkpoint.data is None else list(checkpoint.data),
+            "processes": checkpoint.processes,
             "networks": checkpoint.networks,
             "averaged": checkpoint.averaged,
             "optimiser": checkpoint.optimiser,
@@ -116,7 +120,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     if not isinstance(data, dict):
         raise TrainingError(f"{path} is not a checkpoint of instance-motion")
     if (data.get("format"), data.get("version")) == (FORMAT, 1):
-        data = {"data": None, **data, "version": VERSION}
+        data = {"data": None, "processes": None, **data, "version": VERSION}
     found = data.get("format"), data.get("version")
     if found != (FORMAT, VERSION):
         raise TrainingError(
@@ -133,6 +137,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         raise TrainingError(f"{path} is damaged ({' '.join(str(error).split())})") from None
     for name, is_right in {
         "data": data["data"] is None or _are_words(data["data"], len(config.data.shards)),
+        "processes": data["processes"] is None or type(data["processes"]) is int,
         "networks": are_plain_tensors(data["networks"]),
         "averaged": data["averaged"] is None or are_plain_tensors(data["averaged"]),
         "optimiser": isinstance(data["optimiser"], dict),
@@ -143,6 +148,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     return Checkpoint(
         config=config,
         data=None if data["data"] is None else tuple(data["data"]),
+        processes=data["processes"],
         networks=data["networks"],
         averaged=data["averaged"],
         optimiser=data["optimiser"],
@@ -177,6 +183,8 @@ def find_run(out: Path, resume: bool) -> Checkpoint | None:
         return load(last)
     if last.is_file():
         raise TrainingError(f"{out} holds a run already; --resume goes on with it, or choose another folder")
+    if (out / "best.pt").is_file():  # of a run that was killed early; it must not pass for the new one's
+        raise TrainingError(f"{out} holds a best.pt without last.pt; move it away, or choose another folder")
     return None
 
 
@@ -201,14 +209,20 @@ def require_same(found: TrainConfig, asked: TrainConfig) -> None:
         raise ConfigError(f"{change}; resume with the same settings, or start a new run with init_from")
 
 
-def require_same_data(found: Checkpoint, digests: Sequence[str]) -> None:
-    """Refuse to resume on shard sets that have been built or masked anew since.
+def require_same_samples(found: Checkpoint, digests: Sequence[str], processes: int) -> None:
+    """Refuse to resume where the epoch in hand would go on with other samples.
 
     Raises:
-        ConfigError: one line with the first set that is another.
+        ConfigError: one line with the first shard set that has been built or masked anew since; or with the
+            number of processes that deal an epoch's samples among them.
     """
     if found.data is None:  # of version 1
         return
+    if found.processes != processes:
+        raise ConfigError(
+            f"the run to resume was on {found.processes} process(es), this is on {processes}; resume on as many, "
+            "or start a new run with init_from"
+        )
     for source, before, now in zip(found.config.data.shards, found.data, digests, strict=True):
         if before != now:
             raise ConfigError(

@@ -117,7 +117,7 @@ class _Training:
         self.loader = self._make_loader()
         self.data = self.loader.dataset.digests()
         if found is not None:
-            checkpoints.require_same_data(found, self.data)
+            checkpoints.require_same_samples(found, self.data, world.size)
         # Who predicts must know at which size the networks saw frames, without asking for the shards.
         seen = dataclasses.replace(config.data, size=self.loader.dataset.size)
         self.config = config = dataclasses.replace(config, data=seen)
@@ -258,6 +258,8 @@ class _Training:
         if math.isfinite(loss) and (best is None or loss < best):
             self.progress = dataclasses.replace(self.progress, best_loss=loss)
             self._save("best.pt")
+            if best is None:  # a run with a best.pt can be resumed, from its beginning on
+                self._save("last.pt")
 
     def _log(self, outcome: Step, step: int, bar: Bar) -> None:
         config = self.config
@@ -275,6 +277,7 @@ class _Training:
             content = Checkpoint(
                 config=self.config,
                 data=self.data,
+                processes=self.world.size,
                 networks=self.networks.state_dict(),
                 averaged=average,
                 optimiser=self.optimiser.state_dict(),

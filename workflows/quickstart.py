@@ -22,11 +22,12 @@ from evaluation.predict import predict, predict_clips
 from evaluation.predictions import ClipPrediction, read_clips
 from evaluation.streetworld import score_streetworld
 from evaluation.tracks import figures
-from pipeline.build import DEFAULT_LAYER, BuildConfig, build
+from pipeline.build import BuildConfig, build
 from pipeline.clip import FramesConfig
 from pipeline.configuration import from_dict, read_recipe
 from pipeline.graph import GraphConfig
 from pipeline.inspection import compare_layers, summarise
+from pipeline.mask_layer import DEFAULT_LAYER
 from pipeline.matching import MaskConfig
 from pipeline.overlay import contact_sheet, draw, overlay_frames, write_picture, write_video
 from pipeline.remask import remask

@@ -14,6 +14,7 @@ files crash the library's.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ class Column:
 
 
 Schema = Mapping[str, Column]
+
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.partial")  # as `publishing` names them
 
 
 def file_image(
@@ -86,9 +89,11 @@ def publishing(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed writers left half written at or below a folder; who calls holds its lease."""
-    for partial in folder.rglob(".*.partial"):
-        partial.unlink(missing_ok=True)
+    """Remove what killed writers left half written in a shard set; who calls holds its lease."""
+    for place in ("", "frames/", "evidence/", "masks/*/", ".build/**/"):
+        for partial in folder.glob(f"{place}.*.partial"):
+            if _PARTIAL.fullmatch(partial.name) and not partial.is_dir():
+                partial.unlink(missing_ok=True)
 
 
 def open_checked(path: Path, attributes: Mapping[str, str | int], schema: Schema) -> PlainFile:
@@ -105,7 +110,11 @@ def open_checked(path: Path, attributes: Mapping[str, str | int], schema: Schema
         raise ShardError(f"{path}: expected a regular file; rebuild it with `instance-motion build`")
     try:
         file = PlainFile(path)
-    except (OSError, ValueError) as error:
+    except OSError as error:  # too many open files, no permission: nothing is wrong with the file
+        raise ShardError(
+            f"{path}: cannot be opened ({error.strerror}); make it readable and try again"
+        ) from None
+    except ValueError as error:
         raise ShardError(
             f"{path}: not a readable HDF5 file ({' '.join(str(error).split())}); "
             "delete it and run `instance-motion build` again"

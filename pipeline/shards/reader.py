@@ -6,7 +6,7 @@
     labels = shards.labels("default", clip, 5)         # (H, W) label map
     pairs = shards.pairs("default", clip, 5)           # matches with frame 4
 
-Files are opened on first use, once per process; a copy that travels to another process
+Files are opened on first use, in each process, and stay open, up to a number; a copy that travels to another process
 (a data loader's worker) opens its own. Those of a URL are fetched whole into a cache
 (`pipeline.shards.cache`); damage that is found there while reading is mended by fetching again.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -207,6 +208,9 @@ class ShardSet:
             else:
                 file = self._fetched(self.folder, key, entries[name], open_file)
             self._open[key] = file
+            if len(self._open) > _most_open_files():
+                # Not closed: another thread may be reading it. It closes with its last user.
+                self._open.pop(next(iter(list(self._open))), None)
         return file
 
     def _fetched(self, url: str, key: tuple[str, int], entry: FileEntry, open_file: Callable[[Path], F]) -> F:
@@ -218,6 +222,11 @@ class ShardSet:
         with self.cache.opened(ObjectStore(url), f"{key[0]}/{file_name(key[1])}", entry) as path:
             self._inodes[key] = _inode(path)
             return _open_entry(path, entry, open_file)
+
+
+def _most_open_files() -> int:
+    """By one set at a time. Sets may have thousands of files, processes often no more than 1024 open ones."""
+    return max(8, min(512, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
 
 
 def _inode(path: Path) -> int | None:

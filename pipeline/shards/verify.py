@@ -50,6 +50,9 @@ def verify_files(shards: ShardSet) -> Iterator[tuple[str, Finding | None]]:
         for name in sorted(_names(shards, layer) - files.keys()):
             where = f"{layer}/{name}"
             yield where, Finding(where=where, problem="not in the manifest")
+    for name in sorted(_layer_folders(shards) - shards.manifest.masks.keys()):
+        where = f"masks/{name}"
+        yield where, Finding(where=where, problem="a layer that is not in the manifest; remove it, or remask")
 
 
 def _problem(shards: ShardSet, name: str, entry: FileEntry) -> str | None:
@@ -74,6 +77,13 @@ def _names(shards: ShardSet, layer: str) -> set[str]:
         return set(ObjectStore(shards.folder).sizes(layer))
     except ShardError:
         return set()
+
+
+def _layer_folders(shards: ShardSet) -> set[str]:
+    """Names of local folders with masks, listed or not."""
+    if not isinstance(shards.folder, Path):
+        return set()
+    return {path.parent.name for path in (shards.folder / "masks").glob("*/*.h5")}
 
 
 def verify_clip(shards: ShardSet, clip: ClipEntry) -> list[Finding]:

@@ -44,6 +44,7 @@ def trained() -> Checkpoint:
     return Checkpoint(
         config=config,
         data=None,
+        processes=None,
         networks=networks.state_dict(),
         averaged=None,
         optimiser={},

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.build import DEFAULT_LAYER
+from pipeline.mask_layer import DEFAULT_LAYER
 from pipeline.shards.manifest import ClipEntry
 from pipeline.shards.reader import ShardSet, locate
 from pipeline.sources.video import VideoReader, probe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.errors import BuildError
+from pipeline.lease import lease
 from tests.builds import CUT, SIZE, build, command, contents, run
 from tests.conftest import ROOT
 from tests.faults.table import Fault
@@ -75,6 +78,21 @@ def test_a_full_disk_is_one_line_and_the_build_goes_on_later(
     assert not list(out.rglob("*.partial"))
     build(streets, out)
     assert contents(out) == contents(reference)
+
+
+@pytest.mark.fault(Fault.TWO_WRITERS)
+def test_a_file_system_without_locks_is_not_taken_for_a_busy_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))  # as Lustre does, mounted without flock
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with (
+        pytest.raises(BuildError, match=r"cannot be locked \(Function not implemented\); its file system"),
+        lease(tmp_path, "test"),
+    ):
+        pass
 
 
 @pytest.mark.fault(Fault.TWO_WRITERS)

@@ -426,6 +426,7 @@ def test_a_checkpoint_whose_optimiser_never_stepped_is_restored(street_shards: P
     fresh = Checkpoint(
         config=config,
         data=None,
+        processes=None,
         networks=networks.state_dict(),
         averaged=None,
         optimiser=optimiser.state_dict(),

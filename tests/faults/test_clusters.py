@@ -29,6 +29,7 @@ from pipeline.graph import Failure, GraphConfig, Task, _Cluster, open_graph
 from pipeline.plan import PlanConfig, plan_files
 from pipeline.progress import Progress
 from pipeline.sources.clip import Clip
+from pipeline.window import NOT_YET
 from pipeline.worker import PieceJob, run_piece
 from tests.builds import SIZE, build, contents, run
 from tests.conftest import ROOT
@@ -153,6 +154,27 @@ def test_a_result_that_takes_long_to_travel_arrives(
     with open_graph(cluster.config()) as graph:
         ((_, result),) = run_all(graph, [Task(function=bytes, argument=1 << 26, key="large")])
     assert result == bytes(1 << 26)
+
+
+class Broken:
+    """A future whose result cannot be fetched: its connection broke, not its task."""
+
+    key, status = "key", "finished"
+
+    def result(self, timeout: float) -> None:
+        from distributed.comm import CommClosedError
+
+        raise CommClosedError("in <TCP (closed)>: Stream is closed")
+
+
+@pytest.mark.fault(Fault.CLUSTER)
+def test_a_connection_that_breaks_under_a_result_is_no_failure_of_the_task(cluster: Cluster) -> None:
+    with cluster.client() as client:
+        seen = _Cluster(client, cluster.config(), None)
+        assert seen.result_of(Broken()) is NOT_YET
+        failed = Broken()
+        failed.status = "error"  # the task's own OSError
+        assert isinstance(seen.result_of(failed), Failure)
 
 
 @pytest.mark.fault(Fault.CLUSTER)

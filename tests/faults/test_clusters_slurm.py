@@ -119,6 +119,7 @@ def test_the_slurm_script_runs_a_command_on_jobs_as_asked_for(
     masks["images"] = [{"id": 1, "file_name": "test_0000/000000.png", "width": 208, "height": 64}]
     empty_masks.write_text(json.dumps(masks))
     options = ("--walltime-s", "300", "--queue", "short", "--local", str(tmp_path / "local"))
+    options += ("--directive=--constraint=a100", "--directive=--exclusive", "--prologue", "export A=1")
     command = (
         "build",
         streets,
@@ -133,12 +134,21 @@ def test_the_slurm_script_runs_a_command_on_jobs_as_asked_for(
     assert slurm.main(list(map(str, line))) == 0, capfd.readouterr().err
     assert (tmp_path / "set" / "shardset.json").exists()
     (script,) = jobs(queue)
-    for asked in ("-t 00:05:00", "-p short", "--gres=gpu:1", "--cpus-per-task=1"):
-        assert f"#SBATCH {asked}" in script
+    asked = (
+        "-t 00:05:00",
+        "-p short",
+        "--gres=gpu:1",
+        "--cpus-per-task=1",
+        "--constraint=a100",
+        "--exclusive",
+    )
+    for option in asked:
+        assert f"#SBATCH {option}" in script
+    assert "export A=1" in script.splitlines()
     assert "export OMP_NUM_THREADS=1" in script
     (worker,) = [each for each in script.splitlines() if "dask_worker" in each]
-    for asked in ("--nthreads 1", "--nanny", "--resources GPU=1"):
-        assert asked in worker
+    for option in ("--nthreads 1", "--nanny", "--resources GPU=1"):
+        assert option in worker
     lifetime, stagger = re.search(r"--lifetime (\d+)s --lifetime-stagger (\d+)s", worker).groups()  # type: ignore[union-attr]
     assert int(lifetime) + int(stagger) < 300  # it ends before its job is killed
 

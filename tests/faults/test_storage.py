@@ -141,6 +141,20 @@ def test_an_object_of_the_right_size_that_no_list_speaks_of_is_written_again(sto
     assert objects(url) == files(STORED)
 
 
+def test_objects_from_before_do_not_pass_for_those_of_a_copy_that_was_killed(store: Proxy) -> None:
+    """As another machine built the set: of the same sizes, of other bytes."""
+    url = new_url()
+    for name, data in files(STORED).items():
+        if name.endswith(".h5"):
+            put(url, name, data[::-1])
+    trouble = store.trouble("PUT", "masks/default/00001.h5")
+    process = start(*command("copy", STORED, url, "--threads", "1", "--quiet", workers=None))
+    trouble.wait()
+    kill(process)
+    copy_set(STORED, url, quiet=True)
+    assert objects(url) == files(STORED)
+
+
 def damage(data: bytes) -> dict[str, bytes | None]:
     middle = len(data) // 2
     return {

@@ -35,6 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return Checkpoint(
         config=config,
         data=("0a1b",),
+        processes=1,
         networks=networks.state_dict(),
         averaged={name: value / 2 for name, value in networks.state_dict().items()},
         optimiser=optimiser.state_dict(),
@@ -201,6 +202,7 @@ def test_what_torch_saved_for_somebody_else(tmp_path: Path) -> None:
     [
         ({"version": 3}, " is instance-motion checkpoint version 3, expected instance-motion checkpoint version 2; use the release that wrote it"),
         ({"format": "instance-shard"}, " is instance-shard version 2, expected"),
+        ({"processes": "two"}, " is damaged (processes does not hold"),
         ({"data": ...}, ": 'data' is missing; it is damaged"),
         ({"data": "0a1b"}, " is damaged (data does not hold what it should); use another"),
         ({"data": [7]}, " is damaged (data does not hold"),
@@ -232,7 +234,7 @@ def test_content_that_is_not_right(change: dict[str, Any], message: str, small: 
 
 def test_checkpoints_of_version_1_had_no_data_and_are_read(small: Path) -> None:
     content = torch.load(small, weights_only=True)
-    del content["data"]
+    del content["data"], content["processes"]
     torch.save({**content, "version": 1}, small)
     assert checkpoint.load(small).data is None
 

@@ -312,6 +312,26 @@ def test_a_folder_with_a_run_is_not_written_over(whole: Path, street_shards: Pat
         quietly(settings(street_shards), whole)
 
 
+def test_the_best_weights_of_a_run_that_was_killed_early_do_not_pass_for_those_of_another(
+    whole: Path, street_shards: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "best.pt").write_bytes((whole / "best.pt").read_bytes())
+    with pytest.raises(
+        TrainingError, match=r"holds a best.pt without last.pt; move it away, or choose another"
+    ):
+        quietly(settings(street_shards), tmp_path)
+
+
+def test_a_run_on_other_processes_would_go_on_with_other_samples(
+    whole: Path, street_shards: Path, tmp_path: Path
+) -> None:
+    found = checkpoint_of(whole)
+    assert found.processes == 1
+    checkpoint.save(tmp_path / "last.pt", replace(found, processes=4))
+    with pytest.raises(ConfigError, match=r"was on 4 process\(es\), this is on 1; resume on as many, or"):
+        quietly(found.config, tmp_path, resume=True)
+
+
 def test_what_is_not_there_is_not_resumed(street_shards: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"last\.pt does not exist.*leave --resume out"):
         quietly(settings(street_shards), tmp_path, resume=True)

@@ -32,6 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     saved = Checkpoint(
         config=config,
         data=None,
+        processes=None,
         networks=networks.state_dict(),
         averaged=None,
         optimiser={},

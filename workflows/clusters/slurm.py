@@ -25,6 +25,7 @@ import tyro
 from tqdm import tqdm
 
 from pipeline.errors import BuildError, ConfigError
+from pipeline.events import Event, event
 from workflows import cli
 
 MARGIN_S = 120
@@ -51,10 +52,10 @@ class SlurmConfig:
     """Account to charge."""
     interface: str | None = None
     """Network interface between this machine and the nodes, such as ib0."""
-    directive: tuple[str, ...] = ()
-    """More #SBATCH options, such as --constraint=a100."""
-    prologue: tuple[str, ...] = ()
-    """Shell lines before the worker, such as `module load cuda`."""
+    directive: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """One more #SBATCH option, with the equals sign: --directive=--constraint=a100; may be repeated."""
+    prologue: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A shell line before the worker, such as 'module load cuda'; may be repeated."""
     local: str = "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}"
     """Fast local folder of a node, for the worker's own files; the shell of the job expands it."""
     logs: Path = Path("slurm-logs")
@@ -117,7 +118,9 @@ def slurm_cluster(config: SlurmConfig) -> Iterator[Any]:
         while not done.wait(REPLACE_S):
             refusal = _submit(cluster, config.jobs)
             if refusal and refusal != said:
-                tqdm.write(f"{refusal}; asking again every {REPLACE_S:.0f} s", file=sys.stderr)
+                line = f"{refusal}; asking again every {REPLACE_S:.0f} s"
+                tqdm.write(line, file=sys.stderr)
+                event(Event.SAID, line=line)
             said = refusal
 
     # The thread is waited for, also after Ctrl-C: a cluster cannot be closed while it submits a job.

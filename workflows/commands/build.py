@@ -18,9 +18,10 @@ from typing import Any
 
 import tyro
 
-from pipeline.build import BuildConfig, BuildReport, build, is_unfinished
+from pipeline.build import BuildConfig, BuildReport, build
 from pipeline.configuration import from_dict, to_dict
 from pipeline.copy import copy_set
+from pipeline.earlier import is_unfinished
 from pipeline.errors import BuildError, ConfigError
 from pipeline.estimate import Estimate, estimate
 from pipeline.graph import GraphConfig
@@ -106,9 +107,10 @@ def summary(report: BuildReport) -> str:
     else:
         lines.append("nothing was left to do")
     if report.quarantine:
+        again = ", or run the same command again if their files were not at fault"
         lines.append(
-            f"{len(report.quarantine)} clip(s) failed; build into a new folder once they are repaired, "
-            "or run the same command again if their files were not at fault:"
+            f"{len(report.quarantine)} clip(s) failed; build into a new folder once they are repaired"
+            f"{again if is_unfinished(Path(report.out)) else ''}:"
         )
         lines += [f"  {entry.clip}: {entry.reason}" for entry in report.quarantine]
     return "\n".join(lines)

@@ -31,8 +31,8 @@ from evaluation.masks import ap_table
 from evaluation.scene_flow import Second
 from evaluation.streetworld import score_streetworld
 from evaluation.tracks import figures
-from pipeline.build import DEFAULT_LAYER
 from pipeline.configuration import to_dict
+from pipeline.mask_layer import DEFAULT_LAYER
 from pipeline.shards.hdf5 import publish
 from pipeline.shards.reader import ShardSet
 from workflows.locations import ShardLocation
@@ -48,7 +48,7 @@ class Printed:
     json: bool = False
     """Print the figures as JSON."""
     out: Path | None = None
-    """Write the figures here as well, as JSON (`tables` and `report` read it)."""
+    """Write the figures here as well, as JSON; all but those of masks can be given to `tables` and `report`."""
     quiet: bool = False
     """No progress bar."""
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import tyro
 
-from pipeline.build import DEFAULT_LAYER
 from pipeline.configuration import to_dict
 from pipeline.inspection import summarise
+from pipeline.mask_layer import DEFAULT_LAYER
 from pipeline.overlay import contact_sheet, overlay_frames, write_picture, write_video
 from pipeline.shards.reader import ShardSet
 from workflows.locations import ShardLocation

@@ -16,7 +16,7 @@ import tyro
 
 from evaluation.predict import predict
 from evaluation.predictions import read_clips
-from pipeline.build import DEFAULT_LAYER
+from pipeline.mask_layer import DEFAULT_LAYER
 from workflows.clip_text import write_clip_text
 from workflows.locations import ShardLocation
 

@@ -1,4 +1,4 @@
-"""Everything on synthetic streets, offline: render, build, remask, inspect, evaluate, in minutes."""
+"""Everything on synthetic streets, offline, in minutes: render, build, remask, inspect, train, predict, evaluate."""
 
 from __future__ import annotations
 

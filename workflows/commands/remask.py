@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import tyro
 
-from pipeline.build import DEFAULT_LAYER
 from pipeline.configuration import to_dict
 from pipeline.graph import GraphConfig
 from pipeline.inspection import compare_layers
+from pipeline.mask_layer import DEFAULT_LAYER
 from pipeline.matching import MaskConfig
 from pipeline.remask import remask
 from pipeline.shards.reader import ShardSet

@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import pickle
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import h5py
@@ -15,10 +19,12 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError, ShardError
+from pipeline.shards.hdf5 import remove_leftovers
 from pipeline.shards.manifest import check_layer_name, read_manifest
 from pipeline.shards.reader import ShardSet, locate
 from pipeline.shards.verify import verify_clip, verify_files
 from tests.faults.table import Fault
+from tests.training.shardsets import write_set
 
 STORED = Path(__file__).parent / "stored" / "v1"
 
@@ -234,3 +240,53 @@ def test_frames_are_located_across_files_and_not_beyond() -> None:
 def test_layer_names_are_plain(name: str) -> None:
     with pytest.raises(ConfigError, match="layer name"):
         check_layer_name(name)
+
+
+@pytest.fixture
+def few_handles() -> Iterator[int]:
+    """Room for 60 more open files, as much as a quarter of it is, for a set."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = len(os.listdir("/proc/self/fd")) + 60
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    yield limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.fault(Fault.FORK_AND_THREADS)
+def test_a_set_of_more_files_than_a_process_may_open_is_read(tmp_path: Path, few_handles: int) -> None:
+    folder = write_set(tmp_path / "set", {"a": 2 * few_handles}, file_frames=1)
+    with ShardSet(folder) as shards, ThreadPoolExecutor(4) as threads:
+        (clip,) = shards.manifest.clips
+        frames = list(range(clip.frames)) * 2
+        reds = list(threads.map(lambda frame: int(shards.image(clip, frame)[0, 0, 0]), frames))
+        assert reds == [10 * frame % 256 for frame in frames]
+        assert all(len(shards.instances("default", clip, frame)) >= 2 for frame in frames)
+
+
+@pytest.mark.fault(Fault.FORK_AND_THREADS)
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(copy: Path, few_handles: int) -> None:
+    shards = ShardSet(copy)
+    with (
+        ExitStack() as stack,
+        pytest.raises(ShardError, match=r"cannot be opened \(Too many open files\); make"),
+    ):
+        while True:
+            try:
+                stack.enter_context(open("/dev/null"))
+            except OSError:
+                break
+        shards.image(shards.manifest.clips[0], 0)
+
+
+def test_only_what_our_killed_writers_leave_is_removed(copy: Path) -> None:
+    ours = [
+        f"{place}.00000.h5.{'0a' * 8}.partial" for place in ("", "frames/", "masks/default/", ".build/files/")
+    ]
+    others = [".notes.partial", "elsewhere/.00000.h5.0a0a0a0a0a0a0a0a.partial", "frames/00000.h5"]
+    for name in (*ours, *others[:2]):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).touch()
+    (copy / f".folder.{'0a' * 8}.partial").mkdir()
+    remove_leftovers(copy)
+    assert not [name for name in ours if (copy / name).exists()]
+    assert all((copy / name).exists() for name in others)
