@@ -90,9 +90,12 @@ def _agreeing(masks: FrameMasks, detections: Detections) -> FrameMasks:
 def write_set(folder: Path, kind: str, files: dict[str, bytes] | None = None) -> None:
     """Write a set whose manifest fits its files, whatever they hold."""
     files = files or contents(kind)
+    # Masks of other evidence are refused as such, so they stand beside whole evidence only.
+    with_masks = not kind.startswith("evidence")
     for name, data in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(data)
+        if with_masks or not name.startswith("masks"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
     entries = {
         name: {
             "00000.h5": FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data), frames=4)
@@ -112,8 +115,7 @@ def write_set(folder: Path, kind: str, files: dict[str, bytes] | None = None) ->
         quarantine=(),
         frames=entries["frames/00000.h5"],
         evidence=entries["evidence/00000.h5"],
-        # Masks of other evidence are refused as such, so they stand beside whole evidence only.
-        masks={} if kind.startswith("evidence") else {"default": layer},
+        masks={"default": layer} if with_masks else {},
     )
     write_manifest(folder, manifest)
 
