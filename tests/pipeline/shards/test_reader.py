@@ -258,8 +258,10 @@ def test_a_set_of_more_files_than_a_process_may_open_is_read(tmp_path: Path, few
     with ShardSet(folder) as shards, ThreadPoolExecutor(4) as threads:
         (clip,) = shards.manifest.clips
         frames = list(range(clip.frames)) * 2
+        held = shards.frames_file(0)
         reds = list(threads.map(lambda frame: int(shards.image(clip, frame)[0, 0, 0]), frames))
         assert reds == [10 * frame % 256 for frame in frames]
+        assert held.image(0)[0, 0, 0] == 0  # let go of by the set, not closed under those who use it
         assert all(len(shards.instances("default", clip, frame)) >= 2 for frame in frames)
 
 
