@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 ANSWER_TIMEOUT_S = 30
 """For one answer of the scheduler or of a worker; a result that takes longer is asked for again."""
+_NO_ANSWER = (OSError, UnboundLocalError)
+"""What dask raises where an answer did not come in time (TimeoutError is an OSError) or its connection broke; the
+second where it notices so late that it has neither an answer nor an error."""
 CHECK_TIMEOUT_S = 120
 """For all workers' answer at the start; the first look at a shared file system may be slow."""
 
@@ -186,7 +189,7 @@ class _Cluster:
         try:
             scheduler: Any = self._client.scheduler  # None once the client has closed itself
             info = self._client.sync(scheduler.identity, n_workers=-1, callback_timeout=ANSWER_TIMEOUT_S)
-        except (OSError, TimeoutError, AttributeError):
+        except (*_NO_ANSWER, AttributeError):
             if self._client.status != "running" or time.monotonic() - self._heard > ANSWER_TIMEOUT_S:
                 raise self._gone() from None
             return
@@ -315,7 +318,7 @@ class _Cluster:
         except FutureCancelledError:
             raise self._gone() from None
         except Exception as error:
-            if isinstance(error, OSError) and future.status != "error":
+            if isinstance(error, _NO_ANSWER) and future.status != "error":
                 if not isinstance(error, TimeoutError):  # a connection broke; whether the scheduler is gone
                     time.sleep(0.1)  # is found out by looking at it
                 self._patience_s[future.key] = min(2 * patience_s, ANSWER_TIMEOUT_S)

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import dask
@@ -77,6 +78,13 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             continue
 
 
+def name_an_image(empty_masks: Path) -> None:
+    """Masks that fit the streets, none in any frame."""
+    masks = json.loads(empty_masks.read_text())
+    masks["images"] = [{"id": 1, "file_name": "test_0000/000000.png", "width": 208, "height": 64}]
+    empty_masks.write_text(json.dumps(masks))
+
+
 def jobs(folder: Path) -> list[str]:
     """Scripts of all jobs, as submitted."""
     return [path.read_text() for path in folder.glob("*.sh")]
@@ -115,9 +123,7 @@ def test_a_build_outlives_its_jobs_generation_after_generation(
 def test_the_slurm_script_runs_a_command_on_jobs_as_asked_for(
     queue: Path, streets: Path, tmp_path: Path, empty_masks: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    masks = json.loads(empty_masks.read_text())
-    masks["images"] = [{"id": 1, "file_name": "test_0000/000000.png", "width": 208, "height": 64}]
-    empty_masks.write_text(json.dumps(masks))
+    name_an_image(empty_masks)
     options = ("--walltime-s", "300", "--queue", "short", "--local", str(tmp_path / "local"))
     options += ("--directive=--constraint=a100", "--directive=--exclusive", "--prologue", "export A=1")
     command = (
@@ -182,6 +188,7 @@ def test_ctrl_c_while_jobs_are_waited_for_is_said_and_has_its_exit_code(
     queue: Path, streets: Path, empty_masks: Path, tmp_path: Path
 ) -> None:
     (queue.parent / "bin" / "sbatch").write_text("#!/bin/bash\ntouch $0.asked; echo Submitted batch job 1\n")
+    name_an_image(empty_masks)
     command = ("build", streets, tmp_path / "set", "--detector", f"masks:{empty_masks}")
     line = ("--logs", tmp_path / "logs", "--", *command)
     process = subprocess.Popen(
@@ -192,9 +199,16 @@ def test_ctrl_c_while_jobs_are_waited_for_is_said_and_has_its_exit_code(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     clusters.wait_until((queue.parent / "bin" / "sbatch.asked").exists)
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=clusters.PATIENCE_S)[1]
-    assert (process.returncode, "to go on" in said, "Traceback" in said) == (130, True, False), said
+    while process.poll() is None:  # Python may swallow one, where it frees memory in a callback
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=20)
+    said = process.communicate()[1]
+    assert (
+        process.returncode,
+        "to go on" in said,
+        said.count("Traceback") > said.count("Exception ignored in"),
+    ) == (130, True, False), said
 
 
 @pytest.mark.fault(Fault.CLUSTER)
