@@ -28,16 +28,16 @@ from pipeline.clip import FramesConfig, stored_camera
 from pipeline.configuration import digest, from_dict, to_dict
 from pipeline.detectors import DetectorConfig, check_detector, detector_identity
 from pipeline.earlier import (
-    clips_of_files,
-    finished,
     forget_plan,
     forget_set_aside,
+    is_complete,
     is_unfinished,
     is_whole_layer,
     keep_plan,
     listed_before,
     remember_files,
-    set_aside,
+    remove_unlisted_masks,
+    require_same,
 )
 from pipeline.errors import SourceError
 from pipeline.events import Event, event
@@ -52,7 +52,6 @@ from pipeline.progress import Progress
 from pipeline.remask import make_layer
 from pipeline.shards.hdf5 import publish, remove_leftovers
 from pipeline.shards.manifest import (
-    MANIFEST,
     ClipEntry,
     Manifest,
     MasksEntry,
@@ -84,7 +83,7 @@ class BuildReport:
     worked_frames: frames that went through the networks in this run
     seconds:       wall time per stage, summed over workers; stages overlap
     wall_s:        time of this run
-    runs:          every run so far, with its frames and times
+    runs:          every run since the set was begun or last complete, with its frames and times
     """
 
     out: str
@@ -127,18 +126,22 @@ def build(
         set_id = digest(description)
         for each in bad:
             event(Event.CLIP_QUARANTINED, clip=each.name, reason=each.reason)
-        if (out / MANIFEST).exists():
-            done = finished(out, set_id, config.masks)
-            if done is not None:
-                return _report(out, done, EvidenceResult.nothing(), begin)
+        before = listed_before(out)
+        if before is not None:
+            require_same(out, before, set_id, config.masks)
+            if is_complete(out, before):
+                forget_plan(out)
+                return _report(out, before, EvidenceResult.nothing(), begin)
         check_detector(config.detector, {clip.name: clip.frame_names for clip in clips})
         layout = Layout(folder=out, set_id=set_id, frames=config.frames, flow=config.flow)
-        before = listed_before(out)
-        missing = before is not None and not is_unfinished(out) and remember_files(layout, before)
+        if before is not None and not is_unfinished(out):
+            missing = remember_files(layout, before)
+            if missing and not quiet:
+                print(f"{missing} of {len(before.frames)} files are missing: made again", file=sys.stderr)
         keep_plan(out, description)
-        if missing:
-            set_aside(out)
         manifest, result = _make(layout, description, before, config, clips, bad, source, graph, quiet)
+        if before is not None:
+            remove_unlisted_masks(out, before, manifest)
         write_manifest(out, manifest)
         forget_set_aside(out)
         report = _report(out, manifest, result, begin)
@@ -167,8 +170,7 @@ def _make(
         plan_files([len(clip) for clip in clips], config.plan),
         config,
         needs_gpu=needs_gpu,
-        listed=clips_of_files(before) if before else {},
-        before_change=lambda: set_aside(out),
+        before=before,
     )
     with open_graph(
         graph,
@@ -269,7 +271,7 @@ def _layers(
         if same and is_whole_layer(out, name, before):
             layers[name] = entry
         else:
-            layers[name] = make(name, from_dict(MaskConfig, entry.config, f"{out / MANIFEST}: masks.{name}"))
+            layers[name] = make(name, from_dict(MaskConfig, entry.config, f"{out}: masks.{name}"))
     return layers
 
 

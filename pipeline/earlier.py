@@ -29,29 +29,38 @@ def is_unfinished(out: Path) -> bool:
     return _plan_path(out).exists()
 
 
-def finished(out: Path, set_id: str, masks: MaskConfig) -> Manifest | None:
-    """The manifest if nothing is left to do; None if clips are to be tried again, or files are missing.
+def require_same(out: Path, before: Manifest, set_id: str, masks: MaskConfig) -> None:
+    """Refuse to build another set, or other masks, over one that is there.
 
     Raises:
-        BuildError: another set is there, or its masks were made with other settings.
-        ShardError: its manifest is damaged.
+        BuildError: it was built from other input or settings, or its masks were made with other settings.
     """
-    manifest = read_manifest(out)
-    if manifest.set_id != set_id:
+    if before.set_id != set_id:
         raise BuildError(
             f"{out} holds a set that was built from other input or settings; "
             "choose another folder, or delete this one first"
         )
-    layer = manifest.masks.get(DEFAULT_LAYER)
-    if layer is not None and layer.digest != masks_entry(masks).digest:
+    if has_other_masks(before, masks):
         raise BuildError(
             f"{out} is there already, with other mask settings; "
             f"`instance-motion remask {out} --name NAME` makes another masks layer"
         )
-    if is_unfinished(out) or layer is None or any(not _is_whole(out, *each) for each in _files(manifest)):
-        return None
-    forget_plan(out)
-    return manifest
+
+
+def has_other_masks(before: Manifest, masks: MaskConfig) -> bool:
+    """Whether the default layer was made with other settings."""
+    layer = before.masks.get(DEFAULT_LAYER)
+    return layer is not None and layer.digest != masks_entry(masks).digest
+
+
+def is_complete(out: Path, before: Manifest) -> bool:
+    """Whether nothing is left to do: no clip is to be tried again, and no file is missing."""
+    return (
+        (out / MANIFEST).exists()
+        and not is_unfinished(out)
+        and DEFAULT_LAYER in before.masks
+        and all(_is_whole(out, *each) for each in _files(before))
+    )
 
 
 def keep_plan(out: Path, description: dict[str, Any]) -> None:
@@ -103,21 +112,29 @@ def forget_set_aside(out: Path) -> None:
     (out / ".build" / MANIFEST).unlink(missing_ok=True)
 
 
-def remember_files(layout: Layout, manifest: Manifest) -> bool:
+def remember_files(layout: Layout, manifest: Manifest) -> int:
     """Note the files of a set as published, so that only those are made again that are missing.
 
     Returns:
-        Whether frames or evidence are missing.
+        How many are missing.
     """
     clips = clips_of_files(manifest)
-    whole = True
+    missing = 0
     for name, entry in manifest.frames.items():
         index, evidence = int(name.removesuffix(".h5")), manifest.evidence[name]
         if is_whole_pair(layout.folder, index, manifest):
             write_record(layout, index, clips.get(index, []), FilePair(frames=entry, evidence=evidence))
         else:
-            whole = False
-    return not whole
+            missing += 1
+    return missing
+
+
+def remove_unlisted_masks(out: Path, before: Manifest, now: Manifest) -> None:
+    """Remove masks of files that have left a set, because their clips failed when they were made again."""
+    for name, layer in before.masks.items():
+        for file in layer.files.keys() - now.masks[name].files.keys():
+            set_aside(out)
+            (out / "masks" / name / file).unlink(missing_ok=True)
 
 
 def is_whole_pair(out: Path, index: int, manifest: Manifest) -> bool:

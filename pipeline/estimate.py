@@ -20,16 +20,16 @@ from pipeline.assembly import Layout, written_pieces
 from pipeline.build import BuildConfig, describe, gpu_count, needs_gpu_for
 from pipeline.configuration import canonical_json, digest
 from pipeline.detectors import check_detector
-from pipeline.earlier import is_unfinished, is_whole_pair, listed_before
+from pipeline.earlier import has_other_masks, is_complete, is_unfinished, is_whole_pair, listed_before
 from pipeline.errors import ShardError, SourceError
 from pipeline.graph import GraphConfig, open_graph
-from pipeline.mask_layer import DEFAULT_LAYER, masks_entry
+from pipeline.mask_layer import DEFAULT_LAYER
 from pipeline.matching import MaskConfig
 from pipeline.plan import PlannedFile, PlannedPiece, plan_files
 from pipeline.progress import Progress
 from pipeline.records import read_record
 from pipeline.sample import EVIDENCE, FRAMES, MASKS, PIECES, SAMPLE_FRAMES, Rates, take_samples
-from pipeline.shards.manifest import MANIFEST, Manifest, QuarantineEntry, read_manifest
+from pipeline.shards.manifest import Manifest, QuarantineEntry, read_manifest
 from pipeline.sources.clip import BadClip, Clip
 from pipeline.sources.scan import scan
 
@@ -229,21 +229,20 @@ def find_standing(out: Path, description: Mapping[str, Any], masks: MaskConfig) 
     """What a folder holds, seen from a build with this description (see `pipeline.build.describe`)."""
     if out.exists() and not out.is_dir():
         return "other", "is a file; choose another name"
-    if (out / MANIFEST).exists():
-        try:
-            manifest = read_manifest(out)
-        except ShardError as error:
-            return "other", str(error)
-        if manifest.set_id != digest(description):
+    try:
+        listed = listed_before(out)
+    except ShardError as error:
+        return "other", str(error)
+    if listed is not None:
+        if listed.set_id != digest(description):
             return "other", "holds a set that was built from other input or settings; choose another folder"
-        layer = manifest.masks.get(DEFAULT_LAYER)
-        if layer is not None and layer.digest != masks_entry(masks).digest:
-            state: Standing = "other" if is_unfinished(out) else "complete"
-            return state, "is there already, with other mask settings; remask makes another masks layer"
-        if not is_unfinished(out):
-            if layer is None or not all(is_whole_pair(out, index, manifest) for index in _indices(manifest)):
-                return "unfinished", "holds this build, but for files that are missing"
+        if has_other_masks(listed, masks):
+            standing: Standing = "other" if is_unfinished(out) else "complete"
+            return standing, "is there already, with other mask settings; remask makes another masks layer"
+        if is_complete(out, listed):
             return "complete", "complete; nothing is left to do"
+        if not is_unfinished(out):
+            return "unfinished", "holds this build, but for files that are missing"
     try:
         before = json.loads((out / ".build" / "plan.json").read_text())
     except FileNotFoundError:
@@ -278,10 +277,6 @@ def _work(layout: Layout, clips: Sequence[Clip], config: BuildConfig, standing: 
         written = written_pieces(layout)
     left = tuple(piece for file in missing for piece in files[file] if piece.name not in written)
     return Work(files=files, left=left, missing=missing)
-
-
-def _indices(manifest: Manifest) -> list[int]:
-    return [int(name.removesuffix(".h5")) for name in manifest.frames]
 
 
 def _clips_of(file: PlannedFile, clips: Sequence[Clip]) -> list[str]:

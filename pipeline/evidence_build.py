@@ -10,21 +10,21 @@ from __future__ import annotations
 import errno
 import sys
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pipeline.assembly import FilePair, Layout, remove_piece, written_pieces
+from pipeline.earlier import clips_of_files, is_whole_pair, set_aside
 from pipeline.errors import BuildError, InstanceMotionError, SourceError
 from pipeline.events import Event, event
 from pipeline.graph import Failure, Graph, Task
 from pipeline.plan import PlannedFile, PlannedPiece
 from pipeline.progress import Progress
 from pipeline.records import read_record, restore, withdraw, write_record
-from pipeline.shards.manifest import file_name
+from pipeline.shards.manifest import Manifest, file_name
 from pipeline.sources.clip import Clip
 from pipeline.timings import RunTimes, note_piece, read_times
 from pipeline.worker import FileJob, PieceJob, PieceReport, run_file, run_piece
@@ -78,16 +78,11 @@ class EvidenceBuild:
         config: BuildConfig,
         *,
         needs_gpu: bool,
-        listed: Mapping[int, Sequence[str]] = MappingProxyType({}),
-        before_change: Callable[[], None] = lambda: None,
+        before: Manifest | None = None,
     ) -> None:
-        """See `build`.
-
-        Args:
-            listed:        clips in each file that readers know already.
-            before_change: called before one of those files gets other clips.
-        """
-        self._listed, self._before_change = listed, before_change
+        """See `build`. before: what readers know already; it is taken from them before a file of it changes."""
+        self._before = before
+        self._listed = clips_of_files(before) if before else {}
         self._layout, self._clips, self._config, self._needs_gpu = layout, clips, config, needs_gpu
         per_piece = config.plan.frames_per_piece
         self._files = [
@@ -197,8 +192,7 @@ class EvidenceBuild:
         )
         if not pieces:
             return None
-        if self._clip_names(pieces) != list(self._listed.get(state.planned.index, self._clip_names(pieces))):
-            self._before_change()
+        self._before_change(state.planned.index, self._clip_names(pieces))
         job = FileJob(layout=self._layout, file=state.planned, pieces=pieces, before=state.before)
         return Task(function=run_file, argument=job, key=f"file-{state.planned.index:05d}")
 
@@ -267,11 +261,19 @@ class EvidenceBuild:
         """Files of a long clip may have been published before another part of it failed: kept for the next run."""
         for state in self._files:
             names = self._clip_names(state.pieces)
-            if state.published is not None and all(name in self._failed for name in names):
+            was_there = state.published is not None or state.planned.index in self._listed
+            if was_there and all(name in self._failed for name in names):
                 state.published = None
-                if state.planned.index in self._listed:
-                    self._before_change()
+                self._before_change(state.planned.index, [])
                 withdraw(self._layout, state.planned.index)
+
+    def _before_change(self, index: int, clips: Sequence[str]) -> None:
+        """A file is about to be written with these clips: nobody is to read a listed one that becomes another."""
+        if self._before is None or index not in self._listed:
+            return
+        out = self._layout.folder
+        if self._listed[index] != list(clips) or not is_whole_pair(out, index, self._before):
+            set_aside(out)
 
     def _clip_names(self, pieces: Sequence[PlannedPiece]) -> list[str]:
         return list(dict.fromkeys(self._clips[piece.clip_index].name for piece in pieces))

@@ -99,12 +99,14 @@ def write_layer(
     config: MaskConfig,
     selected: Iterable[tuple[int, list[MaskedFrame]]],
     progress: Callable[[int], None] = lambda frames: None,
+    before_write: Callable[[], None] = lambda: None,
 ) -> MasksEntry:
     """Steps 2 and 3: link each clip as soon as all its files are there, and write the files.
 
     Args:
         selected: (file index, result of `select_file`), in any order.
         progress: called with the number of frames of each file that is written.
+        before_write: called once, when the first file is about to be.
 
     Returns:
         The layer's manifest entry, its files listed by name whatever the order.
@@ -122,6 +124,8 @@ def write_layer(
                 _link_clip(clip.files, waiting, config, tracks)
         for ready in [file for file in waiting if len(tracks.get(file, ())) == len(waiting[file])]:
             data = _encode(manifest, entry.digest, ready, waiting[ready], tracks[ready])
+            if not files:
+                before_write()
             store.write(f"masks/{name}/{file_name(ready)}", data)
             sha256 = hashlib.sha256(data).hexdigest()
             files[file_name(ready)] = FileEntry(sha256=sha256, bytes=len(data), frames=len(waiting[ready]))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.errors import BuildError
+from pipeline.errors import BuildError, ShardError
 from pipeline.graph import Failure, Graph, GraphConfig, Task, open_graph
 from pipeline.lease import lease
 from pipeline.mask_layer import MaskedFrame, SelectJob, jobs, masks_entry, select_file, write_layer
@@ -16,13 +16,14 @@ from pipeline.progress import Progress
 from pipeline.shards.hdf5 import remove_leftovers
 from pipeline.shards.manifest import (
     MANIFEST,
+    FileEntry,
     Manifest,
     MasksEntry,
     check_layer_name,
     read_manifest,
     update_manifest,
 )
-from pipeline.shards.storage import Location, open_store, parse_location
+from pipeline.shards.storage import Location, ObjectStore, open_store, parse_location
 
 WORTH_WORKERS = 4000
 """Frames from which starting worker processes pays."""
@@ -67,17 +68,25 @@ def remask(
                     f"{location} has a masks layer {name!r} with other settings; "
                     "choose another --name, or add --replace"
                 )
-            if _is_whole(location, name, existing):
+            if not _missing(location, f"masks/{name}", existing.files):
                 return existing
-        if existing is not None and not same:
-            _forget_layer(location, manifest, name)
-            existing = None
+        if missing := _missing(location, "evidence", manifest.evidence):
+            raise ShardError(
+                f"{location}/evidence/{missing[0]}: missing or cut; run the same `instance-motion build` again"
+            )
         frames = sum(entry.frames for entry in manifest.evidence.values())
         if graph.workers is None and graph.scheduler is None and frames < WORTH_WORKERS:
             graph = replace(graph, workers=0)
+
+        def forget() -> None:
+            nonlocal existing
+            if existing is not None and not same:
+                _forget_layer(location, manifest, name)
+                existing = None
+
         shared = (location / MANIFEST,) if isinstance(location, Path) else ()
         with open_graph(graph, shared=shared) as opened, Progress("masks", frames, quiet=quiet) as bar:
-            entry = make_layer(location, manifest, name, config, opened, bar)
+            entry = make_layer(location, manifest, name, config, opened, bar, before_write=forget)
 
         def with_layer(now: Manifest | None) -> Manifest:
             now = _of_same_set(manifest, now, location)
@@ -108,10 +117,16 @@ def _forget_layer(location: Location, manifest: Manifest, name: str) -> None:
     update_manifest(location, without)
 
 
-def _is_whole(location: Location, name: str, entry: MasksEntry) -> bool:
-    """Whether all files of a layer are there, as large as the manifest says."""
-    there = open_store(location).sizes(f"masks/{name}")
-    return all(there.get(file) == each.bytes for file, each in entry.files.items())
+def _missing(location: Location, layer: str, files: Mapping[str, FileEntry]) -> list[str]:
+    """Files of a layer that are not there, or not as large as listed; none, where a store cannot list."""
+    store = open_store(location)
+    try:
+        there = store.sizes(layer)
+    except ShardError:
+        return []
+    if isinstance(store, ObjectStore) and not there:
+        return []
+    return [name for name, entry in files.items() if there.get(name) != entry.bytes]
 
 
 @contextmanager
@@ -126,7 +141,13 @@ def _one_writer(location: Location) -> Iterator[None]:
 
 
 def make_layer(
-    location: Location, manifest: Manifest, name: str, config: MaskConfig, graph: Graph, bar: Progress
+    location: Location,
+    manifest: Manifest,
+    name: str,
+    config: MaskConfig,
+    graph: Graph,
+    bar: Progress,
+    before_write: Callable[[], None] = lambda: None,
 ) -> MasksEntry:
     """Make the files of a masks layer and return its manifest entry. The caller holds the lease."""
     waiting = iter(jobs(location, manifest, config))
@@ -146,4 +167,4 @@ def make_layer(
                 raise result.error
             yield job.index, result
 
-    return write_layer(location, manifest, name, config, selected(), bar.advance)
+    return write_layer(location, manifest, name, config, selected(), bar.advance, before_write)

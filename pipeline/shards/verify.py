@@ -52,7 +52,13 @@ def verify_files(shards: ShardSet) -> Iterator[tuple[str, Finding | None]]:
             yield where, Finding(where=where, problem="not in the manifest")
     for name in sorted(_layer_folders(shards) - shards.manifest.masks.keys()):
         where = f"masks/{name}"
-        yield where, Finding(where=where, problem="a layer that is not in the manifest; remove it, or remask")
+        yield (
+            where,
+            Finding(
+                where=where,
+                problem="not in the manifest: a layer that is being made, or was left by a remask that was stopped",
+            ),
+        )
 
 
 def _problem(shards: ShardSet, name: str, entry: FileEntry) -> str | None:

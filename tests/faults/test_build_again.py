@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ import pytest
 
 from pipeline.assembly import Layout
 from pipeline.build import build
-from pipeline.earlier import finished
+from pipeline.earlier import set_aside
 from pipeline.errors import BuildError, ShardError
 from pipeline.estimate import estimate
 from pipeline.graph import GraphConfig
@@ -282,13 +283,75 @@ def test_other_mask_settings_are_refused_also_while_clips_are_to_be_tried_again(
     hurt(source[0] / "b" / "000001.png")
     out = made(source, tmp_path / "set")
     first = contents(out)
-    set_id = read_manifest(out).set_id
-    with pytest.raises(
-        BuildError, match="is there already, with other mask settings; `instance-motion remask"
-    ):
-        finished(out, set_id, MaskConfig(min_area=999))
-    assert finished(out, set_id, config(source[1]).masks) is None
+    other = replace(config(source[1]), masks=MaskConfig(min_area=999))
+    refusal = "is there already, with other mask settings; `instance-motion remask"
+    with pytest.raises(BuildError, match=refusal):
+        build(source[0], out, other, HERE, quiet=True)
     assert contents(out) == first
+    set_aside(out)
+    with pytest.raises(BuildError, match=refusal):
+        build(source[0], out, other, HERE, quiet=True)
+    again(source, out)
+    assert contents(out) == first
+
+
+NOWHERE = GraphConfig(scheduler="tcp://127.0.0.1:1", worker_timeout_s=0.5)
+
+
+def test_nothing_is_taken_from_readers_before_there_are_workers(
+    source: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = made(source, tmp_path / "set")
+    before = contents(out)
+    with pytest.raises(BuildError, match="no dask scheduler answers"):
+        remask(out, "default", STRICT, NOWHERE, replace_layer=True, quiet=True)
+    assert contents(out) == before
+    (out / "evidence" / "00001.h5").unlink()
+    del before["evidence/00001.h5"]
+    with pytest.raises(BuildError, match="no dask scheduler answers"):
+        build(source[0], out, config(source[1]), NOWHERE, quiet=True)
+    with pytest.raises(
+        ShardError, match=r"evidence/00001.h5: missing or cut; run the same `instance-motion build`"
+    ):
+        remask(out, "default", STRICT, HERE, replace_layer=True, quiet=True)
+    assert contents(out) == before
+
+
+@pytest.mark.fault(Fault.KILLED)
+def test_a_missing_file_of_a_set_with_failed_clips_is_not_made_under_its_readers(
+    source: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurt(source[0] / "b" / "000001.png")
+    out = made(source, tmp_path / "set")
+    wanted = contents(out)
+    (out / "frames" / "00001.h5").unlink()
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.build.make_layer", stop)
+        with pytest.raises(KeyboardInterrupt):
+            again(source, out)
+    with pytest.raises(ShardError, match="an unfinished build"):
+        ShardSet(out)
+    again(source, out)
+    assert contents(out) == wanted
+
+
+@pytest.mark.fault(Fault.DAMAGED_VIDEO)
+def test_a_clip_that_was_in_the_set_and_fails_when_it_is_made_again_leaves_nothing_behind(
+    source: tuple[Path, Path], tmp_path: Path
+) -> None:
+    out = made(source, tmp_path / "set")
+    wanted = contents(out)
+    (out / "frames" / "00002.h5").unlink()
+    before = hurt(source[0] / "long" / "000009.png")
+    assert [entry.clip for entry in again(source, out).quarantine] == ["long"]
+    assert whole(out)
+    (source[0] / "long" / "000009.png").write_bytes(before)
+    again(source, out)
+    assert contents(out) == wanted
 
 
 def test_a_record_is_of_a_file_that_is_in_place_or_kept(source: tuple[Path, Path], tmp_path: Path) -> None:

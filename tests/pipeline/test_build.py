@@ -50,7 +50,7 @@ def test_a_finished_build_does_nothing_and_other_settings_are_refused(streets: P
     before = contents(reference)
     again = run("build", streets, reference, *SIZE, *CUT, "--quiet")
     assert again.returncode == 0
-    assert "nothing was left to do" in again.stdout
+    assert "no frame was left to work on" in again.stdout
     other = run("build", streets, reference, "--size", "416", "128", *CUT, "--quiet")
     assert other.returncode == 1
     assert "built from other input or settings" in other.stderr

@@ -153,6 +153,8 @@ def _submit(cluster: Any, jobs: int) -> str:
     try:
         cluster.sync(submit)
     except OSError as error:
+        if error.filename is None:
+            return f"no job could be submitted ({type(error).__name__}: {error})"
         return f"cannot run {error.filename} ({error.strerror}); is this a machine with Slurm?"
     except RuntimeError as error:
         return f"Slurm takes no job: {str(error).split('stderr:')[-1].strip() or error}"

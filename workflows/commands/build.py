@@ -105,7 +105,7 @@ def summary(report: BuildReport) -> str:
         )
         lines.append(f"ms a frame and stage, in a worker: {per_frame}")
     else:
-        lines.append("nothing was left to do")
+        lines.append("no frame was left to work on")
     if report.quarantine:
         again = ", or run the same command again if their files were not at fault"
         lines.append(

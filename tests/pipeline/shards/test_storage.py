@@ -18,6 +18,9 @@ import yaml
 from pipeline.configuration import from_dict, to_dict
 from pipeline.copy import copy_set
 from pipeline.errors import ConfigError, ShardError
+from pipeline.graph import GraphConfig
+from pipeline.matching import MaskConfig
+from pipeline.remask import remask
 from pipeline.shards.cache import CacheConfig
 from pipeline.shards.manifest import MANIFEST, read_manifest
 from pipeline.shards.reader import ShardSet
@@ -149,6 +152,11 @@ def test_a_set_on_a_web_server_is_read_and_verified(server: str, tmp_path: Path)
     assert (tmp_path / "back" / MANIFEST).read_bytes() == (STORED / MANIFEST).read_bytes()
     with pytest.raises(ShardError, match=f"{server}/none: no shard set"):
         ShardSet(f"{server}/none")
+    entry = read_manifest(server).masks[
+        "default"
+    ]  # is left as it is, though the server cannot list its files
+    config = from_dict(MaskConfig, entry.config, "masks")
+    assert remask(server, "default", config, GraphConfig(workers=0), quiet=True) == entry
 
 
 @pytest.mark.fault(Fault.STORAGE)
