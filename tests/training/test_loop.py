@@ -88,7 +88,7 @@ def test_a_killed_run_goes_on_bit_for_bit(
 
     quietly(config, out, resume=True)
 
-    assert before in (3, 6)
+    assert before in (3, 4, 6)  # every third, and the first that was validated
     assert difference_of_runs(out, whole) is None
 
 
