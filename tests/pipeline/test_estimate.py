@@ -294,10 +294,11 @@ def test_a_folder_with_something_else_is_found_out(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert find_standing(tmp_path / "file", {}, MaskConfig())[0] == "other"
     (tmp_path / "set" / ".build").mkdir(parents=True)
-    (tmp_path / "set" / ".build" / "plan.json").write_text("{")
-    standing, remark = find_standing(tmp_path / "set", {}, MaskConfig())
-    assert standing == "other"
-    assert "plan.json cannot be read" in remark
+    for plan, words in (("{", "cannot be read"), ("[" * 100_000, "cannot be read"), ("[]", "is damaged")):
+        (tmp_path / "set" / ".build" / "plan.json").write_text(plan)
+        standing, remark = find_standing(tmp_path / "set", {}, MaskConfig())
+        assert standing == "other"
+        assert f"plan.json {words}" in remark
 
 
 def damage(source: Path, name: str, *, whole: bool) -> None:
