@@ -45,7 +45,9 @@ output = open(os.path.join(folder, f"{{number}}.out"), "wb")
 job = subprocess.Popen(["bash", path], stdout=output, stderr=output, start_new_session=True)
 limit = hours * 3600 + minutes * 60 + seconds
 watch = f"sleep {{limit}}; kill -9 -{{job.pid}} && echo {{number}} >> {folder}/timeouts"
-subprocess.Popen(["bash", "-c", watch], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+quiet = subprocess.DEVNULL
+watcher = subprocess.Popen(["bash", "-c", watch], stdout=quiet, stderr=quiet, start_new_session=True)
+open(os.path.join(folder, f"{{number}}.watcher"), "w").write(str(watcher.pid))
 open(os.path.join(folder, f"{{number}}.pid"), "w").write(str(job.pid))
 print(f"Submitted batch job {{number}}")
 """
@@ -71,7 +73,10 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     importlib.import_module("distributed")  # brings its settings, before one of them is changed
     with dask.config.set({"distributed.deploy.lost-worker-timeout": "1s"}):
         yield folder
-    for path in folder.glob("*.pid"):
+    for path in (
+        *folder.glob("*.watcher"),
+        *folder.glob("*.pid"),
+    ):  # or they would kill who has the number then
         try:
             os.killpg(int(path.read_text()), signal.SIGKILL)
         except ProcessLookupError:
