@@ -61,6 +61,21 @@ def again(source: tuple[Path, Path], out: Path):  # type: ignore[no-untyped-def]
     return build(source[0], out, config(source[1]), HERE, quiet=True)
 
 
+def stop(*_: object, **__: object) -> None:
+    """In place of something that is about to be called."""
+    raise KeyboardInterrupt
+
+
+def stop_before_masks(source: tuple[Path, Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build again, and stop when frames and evidence have changed: nobody may read the set then."""
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.build.make_layer", stop)
+        with pytest.raises(KeyboardInterrupt):
+            again(source, out)
+    with pytest.raises(ShardError, match="an unfinished build; run the same `instance-motion build` again"):
+        ShardSet(out)
+
+
 def hurt(image: Path) -> bytes:
     """Damage an image that is neither the first nor the last of its clip: the set stays the same to a build.
 
@@ -114,15 +129,7 @@ def test_files_that_change_are_taken_from_their_readers_first(
     out = made(source, tmp_path / "set")
     image.write_bytes(before)
 
-    def stop(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("pipeline.build.make_layer", stop)
-        with pytest.raises(KeyboardInterrupt):
-            again(source, out)
-    with pytest.raises(ShardError, match="an unfinished build; run the same `instance-motion build` again"):
-        ShardSet(out)
+    stop_before_masks(source, out, monkeypatch)
     again(source, out)
     assert contents(out) == wanted
 
@@ -245,9 +252,6 @@ def test_a_layer_that_is_replaced_is_not_there_until_it_is_whole(
     other = MaskConfig(min_area=100)
     assert strict != contents(made_other(source, tmp_path / "other", other), "masks/strict")
 
-    def stop(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.mask_layer.event", stop)  # after the first file
         with pytest.raises(KeyboardInterrupt):
@@ -327,15 +331,7 @@ def test_a_missing_file_of_a_set_with_failed_clips_is_not_made_under_its_readers
     wanted = contents(out)
     (out / "frames" / "00001.h5").unlink()
 
-    def stop(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("pipeline.build.make_layer", stop)
-        with pytest.raises(KeyboardInterrupt):
-            again(source, out)
-    with pytest.raises(ShardError, match="an unfinished build"):
-        ShardSet(out)
+    stop_before_masks(source, out, monkeypatch)
     again(source, out)
     assert contents(out) == wanted
 
